@@ -1,0 +1,1 @@
+"""Millrace's operator: turns an InferenceService into running, scaled, observed servers."""

@@ -1,0 +1,41 @@
+"""Names, labels and ports that operator, children and clients agree on. Pure constants and one function per derived name."""
+
+GROUP = "millrace.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+KIND = "InferenceService"
+PLURAL = "inferenceservices"
+SINGULAR = "inferenceservice"
+SHORT_NAME = "infsvc"
+
+FIELD_MANAGER = "millrace-operator"
+PAUSED_ANNOTATION = f"{GROUP}/paused"
+HASH_ANNOTATION = f"{GROUP}/applied-hash"
+
+MAX_NAME_LENGTH = 45
+RESERVED_SUFFIXES = ("-redis", "-metrics")
+
+CLIENT_SERVICE_PORT = 80
+"""The client Service's port; the container's ports come from millrace_server.settings."""
+SERVE_PORT_NAME = "http"
+METRICS_PORT_NAME = "metrics"
+SERVER_CONTAINER = "server"
+DOWNLOAD_CONTAINER = "model"
+
+
+def metrics_service(name: str) -> str:
+    """The headless Service of port 9090."""
+    return f"{name}-metrics"
+
+
+def selector_labels(name: str) -> dict[str, str]:
+    """Immutable once a Deployment exists: choose a new name rather than change them."""
+    return {
+        "app.kubernetes.io/name": "millrace-server",
+        "app.kubernetes.io/instance": name,
+    }
+
+
+def child_labels(name: str) -> dict[str, str]:
+    """Labels of every child; the operator watches by `managed-by`. The CR's own labels are never copied (GitOps prunes by them)."""
+    return {**selector_labels(name), "app.kubernetes.io/managed-by": FIELD_MANAGER}

@@ -1,0 +1,1 @@
+"""The engine: one process that holds the model and runs one batch, step after step."""

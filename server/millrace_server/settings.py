@@ -1,0 +1,108 @@
+"""What a server process is told, read once from the environment.
+
+The operator imports this module (and nothing else of the server) to write the same variables into a pod, so the two cannot
+drift. It must therefore stay free of torch, transformers and FastAPI. Variable names are append-only.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+DEFAULT_PORT = 8000
+DEFAULT_PROMETHEUS_PORT = 9090
+
+
+class Device(StrEnum):
+    cuda = "cuda"
+    cpu = "cpu"
+
+
+class DType(StrEnum):
+    auto = "auto"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+    float32 = "float32"
+
+
+class CacheType(StrEnum):
+    memory = "memory"
+    none = "none"
+
+
+class InvalidSettings(ValueError):
+    """One sentence that names the variable, its value and what it may be."""
+
+
+class ServerSettings(BaseModel):
+    """Every setting of a server. The alias is the variable's name; `None` means unset."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    model_name: str = Field(alias="MODEL_NAME", min_length=1, max_length=253)
+    """The name that clients send, and, without MODEL_PATH, the hub repository to load."""
+    model_path: str | None = Field(default=None, alias="MODEL_PATH")
+    """Folder that holds config.json, tokenizer.json and *.safetensors. Unset: MODEL_NAME is looked up in the hub's cache."""
+    model_revision: str | None = Field(default=None, alias="MODEL_REVISION")
+    """Commit or digest of the model, reported to clients. Unset: a hash of the model's files."""
+    model_aliases: tuple[str, ...] = Field(default=(), alias="MODEL_ALIASES")
+    """Further names that clients may send, separated by commas."""
+    device: Device = Field(default=Device.cuda, alias="DEVICE")
+    device_fallback: bool = Field(default=True, alias="DEVICE_FALLBACK")
+    """Serve on the CPU, with a warning, when DEVICE=cuda and no GPU is there. The operator turns it off."""
+    dtype: DType = Field(default=DType.auto, alias="DTYPE")
+    max_length: int | None = Field(default=None, alias="MAX_LENGTH", ge=16, le=10_485_760)
+    """Tokens a request may hold, prompt and answer together. Unset: the model's own limit."""
+    max_batch_size: int = Field(default=32, alias="MAX_BATCH_SIZE", ge=1, le=1024)
+    batch_timeout_ms: int = Field(default=50, alias="BATCH_TIMEOUT_MS", ge=0, le=10_000)
+    """Milliseconds that an idle engine waits for company after the first request arrived, when more is expected."""
+    max_queue_size: int = Field(default=1000, alias="MAX_QUEUE_SIZE", ge=0, le=100_000)
+    """Requests that may wait for a slot."""
+    max_concurrent_requests: int = Field(default=100, alias="MAX_CONCURRENT_REQUESTS", ge=1, le=100_000)
+    """Requests in the system, waiting and running. The smaller of this and batch + queue wins."""
+    request_timeout: float = Field(default=30, alias="REQUEST_TIMEOUT", gt=0, le=86_400)
+    """Seconds from a request's arrival to its last token."""
+    drain_seconds: float = Field(default=60, alias="DRAIN_SECONDS", ge=0, le=86_400)
+    """Seconds that accepted requests have to finish after SIGTERM."""
+    cache_type: CacheType = Field(default=CacheType.memory, alias="CACHE_TYPE")
+    cache_ttl: int = Field(default=3600, alias="CACHE_TTL", ge=1, le=31_536_000)
+    """Seconds that a cached answer is served."""
+    host: str = Field(default="0.0.0.0", alias="HOST")  # noqa: S104 - a pod's server listens on the pod's address
+    port: int = Field(default=DEFAULT_PORT, alias="PORT", ge=0, le=65_535)
+    prometheus_port: int = Field(default=DEFAULT_PROMETHEUS_PORT, alias="PROMETHEUS_PORT", ge=0, le=65_535)
+    """The internal port: Prometheus, probes, load. Never reachable through the client Service."""
+    termination_log: str | None = Field(default=None, alias="TERMINATION_LOG")
+    """File that gets a JSON object with stage, cause and hint (at most 1 kB) when the process cannot go on."""
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Self:
+        """Read the known variables; an empty string counts as unset. Raises InvalidSettings."""
+        given: dict[str, object] = {}
+        for name, field in cls.model_fields.items():
+            value = environment.get(str(field.alias), "")
+            if value:
+                given[str(field.alias)] = value.split(",") if name == "model_aliases" else value
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            variable = first["loc"][0]
+            if first["type"] == "missing":
+                raise InvalidSettings(f"{variable} is not set; it is required") from None
+            raise InvalidSettings(f"{variable}={environment.get(str(variable))!r} is refused: {first['msg']}") from None
+
+    def to_environment(self) -> dict[str, str]:
+        """The variables that make `from_environment` return an equal object; defaults are left out."""
+        result: dict[str, str] = {}
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if value is None or value == field.default:
+                continue
+            if isinstance(value, bool):
+                result[str(field.alias)] = str(value).lower()
+            elif isinstance(value, tuple):
+                result[str(field.alias)] = ",".join(value)
+            else:
+                result[str(field.alias)] = str(value)
+        return result
