@@ -75,6 +75,20 @@ class ServerSettings(BaseModel):
     termination_log: str | None = Field(default=None, alias="TERMINATION_LOG")
     """File that gets a JSON object with stage, cause and hint (at most 1 kB) when the process cannot go on."""
 
+    max_body_bytes: int = Field(default=1024 * 1024, alias="MAX_BODY_BYTES", ge=1024, le=64 * 1024 * 1024)
+    """Size of the largest request body; larger ones are answered 413."""
+    head_timeout: float = Field(default=10, alias="HEAD_TIMEOUT", gt=0, le=600)
+    """Seconds that a client has to send a request's line and headers."""
+    body_timeout: float = Field(default=30, alias="BODY_TIMEOUT", gt=0, le=600)
+    """Seconds that a client has to send a request's body; slower ones are answered 408."""
+    connection_seconds: float = Field(default=60, alias="CONNECTION_SECONDS", gt=0, le=86_400)
+    """Age at which a client's connection is closed after its current answer, give or take a quarter, so that pooled clients reach
+    new pods."""
+    load_stall_seconds: float = Field(default=600, alias="LOAD_STALL_SECONDS", gt=0, le=86_400)
+    """Seconds that loading a model may stand still before `/livez` fails."""
+    cache_max_bytes: int = Field(default=64 * 1024 * 1024, alias="CACHE_MAX_BYTES", ge=1024)
+    """Memory for cached answers; the least recently used ones make room."""
+
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
         """Read the known variables; an empty string counts as unset. Raises InvalidSettings."""

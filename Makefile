@@ -1,0 +1,73 @@
+# Every command of the project. `make help` lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+PYTHON := .venv/bin/python
+RUN := PYTHONPATH=e2e $(PYTHON)
+UV = .venv/bin/uv
+
+.PHONY: help env lock generate lint fast e2e e2e-long test cluster images images-push demo run clean distclean
+
+help: ## this list
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+env: .venv/.ready ## the Python environment in .venv, from the locked and hashed requirements
+
+.venv/.ready: requirements/uv.txt requirements/dev.txt pyproject.toml
+	@echo "environment: .venv from requirements/dev.txt (PyTorch with its CUDA libraries: about 6 GB, cached by uv)"
+	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "python3 is older than 3.11: put a newer one on PATH"; exit 1; }
+	@python3 -m venv .venv || { echo "python3 -m venv failed: on Debian and Ubuntu, apt-get install python3-venv"; exit 1; }
+	@.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	@$(UV) pip install --quiet --python $(PYTHON) --require-hashes -r requirements/dev.txt
+	@$(UV) pip install --quiet --python $(PYTHON) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+lock: env ## write requirements/*.txt anew from pyproject.toml
+	@requirements/lock
+
+generate: env ## write the CRD, its field reference, the chart's schema and manifests/install.yaml from api.py
+	@HELM=$$($(RUN) -m cluster tool helm) $(PYTHON) -m millrace_operator.generate
+
+lint: env ## ruff, mypy, the import contracts, and whether generated files are fresh
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m ruff format --check --quiet . || { echo "some files are not formatted: run .venv/bin/ruff format ."; exit 1; }
+	@$(PYTHON) -m mypy
+	@.venv/bin/lint-imports
+	@HELM=$$($(RUN) -m cluster tool helm) $(PYTHON) -m millrace_operator.generate --check
+
+fast: env ## the fast tests: pure ones, a real API server without nodes, a real server process
+	@$(PYTHON) -m pytest tests $(ARGS)
+
+e2e: env ## the tests on a whole Kubernetes
+	@$(PYTHON) -m pytest e2e $(ARGS)
+
+e2e-long: env ## the rows that need real lengths of time
+	@$(PYTHON) -m pytest e2e --long $(ARGS)
+
+test: ## everything that CI runs; E2E=0 leaves out the tests that need a cluster
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory fast
+	@if [ "$${E2E:-1}" = 0 ]; then echo "e2e: left out because E2E=0"; else $(MAKE) --no-print-directory e2e; fi
+
+cluster: env ## a real Kubernetes; its kubeconfig is .cluster/kubeconfig
+	@$(RUN) -m cluster up
+
+images: env ## build both images and print their names
+	@$(RUN) -m cluster.images
+
+images-push: env ## build both images and push them: make images-push REGISTRY=registry.example.com/team
+	@$(RUN) -m cluster.images --push "$(REGISTRY)"
+
+demo: env ## cluster, images, model, operator, an InferenceService, answers, scaling (MODEL=hf://… for a hub model)
+	@MODEL="$(MODEL)" $(RUN) -m demo
+
+run: env ## the server alone on this machine: make run MODEL=Qwen/Qwen2.5-0.5B-Instruct
+	@$(PYTHON) -m millrace_server --model "$(MODEL)"
+
+clean: ## take the cluster down without a trace; caches stay
+	@if [ -x $(PYTHON) ]; then $(RUN) -m cluster down; fi
+
+distclean: clean ## also remove .venv, build and the cache outside the checkout
+	@if [ -x $(PYTHON) ]; then $(RUN) -m cluster purge; fi
+	@rm -rf .venv build .cluster

@@ -1,0 +1,48 @@
+{{- /* One operator per namespace: a fixed name makes a second installation over the same namespaces fail instead of fight. */ -}}
+{{- define "millrace.name" -}}
+millrace-operator
+{{- end -}}
+
+{{- define "millrace.selector" -}}
+app.kubernetes.io/name: {{ include "millrace.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "millrace.labels" -}}
+{{ include "millrace.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+{{- end -}}
+
+{{- /* Reference of the image in `.image`, with the chart's appVersion in `.version`. */ -}}
+{{- define "millrace.image" -}}
+{{- if .image.digest -}}
+{{ .image.repository }}@{{ .image.digest }}
+{{- else -}}
+{{ .image.repository }}:{{ .image.tag | default .version }}
+{{- end -}}
+{{- end -}}
+
+{{- /* What the operator may do where InferenceServices live. It reads no Secret and writes no spec of an InferenceService. */ -}}
+{{- define "millrace.rules" -}}
+- apiGroups: [millrace.dev]
+  resources: [inferenceservices]
+  verbs: [get, list, watch]
+- apiGroups: [millrace.dev]
+  resources: [inferenceservices/status]
+  verbs: [patch, update]
+- apiGroups: [apps]
+  resources: [deployments]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [apps]
+  resources: [deployments/scale]
+  verbs: [get, patch, update]
+- apiGroups: [""]
+  resources: [services]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch]
+- apiGroups: [""]
+  resources: [events]
+  verbs: [create, patch]
+{{- end -}}

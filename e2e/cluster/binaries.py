@@ -1,0 +1,115 @@
+"""Go programs built from their modules, once per version, with visible progress. Nothing is downloaded ready-made."""
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cluster import cache, versions
+from cluster.progress import step
+
+KUBERNETES_SOURCE = Path(__file__).parent / "go" / "kubernetes"
+_VERSION_PACKAGE = "k8s.io/component-base/version"
+_MAJOR, _MINOR, _ = versions.KUBERNETES.removeprefix("v").split(".")
+
+
+class CannotBuild(Exception):
+    """Go is absent, too old, or the build failed; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Module:
+    """A Go module of which commands are built."""
+
+    name: str
+    version: str
+    commands: dict[str, str]
+    """Program → Go package."""
+    link_flags: str
+    tags: str = ""
+    source: Path | None = field(default=None)
+    """A folder with our own go.mod; None means `go install PACKAGE@VERSION`."""
+
+
+KUBERNETES = Module(
+    name="kubernetes",
+    version=versions.KUBERNETES,
+    commands={
+        name: f"k8s.io/kubernetes/cmd/{name}"
+        for name in ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl")
+    },
+    # Without these the version is v0.0.0 and clients misbehave.
+    link_flags=(
+        f"-s -w -X {_VERSION_PACKAGE}.gitVersion={versions.KUBERNETES} -X {_VERSION_PACKAGE}.gitMajor={_MAJOR}"
+        f" -X {_VERSION_PACKAGE}.gitMinor={_MINOR} -X {_VERSION_PACKAGE}.gitTreeState=clean"
+        f" -X k8s.io/client-go/pkg/version.gitVersion={versions.KUBERNETES}"
+    ),
+    tags="providerless,dockerless",
+    source=KUBERNETES_SOURCE,
+)
+COREDNS = Module(name="coredns", version=versions.COREDNS, commands={"coredns": "github.com/coredns/coredns"}, link_flags="-s -w")
+HELM = Module(
+    name="helm",
+    version=versions.HELM,
+    commands={"helm": "helm.sh/helm/v3/cmd/helm"},
+    link_flags=f"-s -w -X helm.sh/helm/v3/internal/version.version={versions.HELM}",
+)
+MODULES = {program: module for module in (KUBERNETES, COREDNS, HELM) for program in module.commands}
+
+
+def binary(program: str) -> Path:
+    """The path of one program of MODULES, built when absent."""
+    module = MODULES[program]
+    folder = cache.root() / f"{module.name}-{module.version}" / "bin"
+    built = folder / program
+    if built.exists():
+        return built
+    with cache.locked(f"{module.name}-{module.version}"):
+        if built.exists():
+            return built
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as partial:
+            _build(module, program, Path(partial))
+            (Path(partial) / program).rename(built)
+    return built
+
+
+def _build(module: Module, program: str, into: Path) -> None:
+    go = _go()
+    position = f"({list(module.commands).index(program) + 1}/{len(module.commands)})"
+    flags = ["-trimpath", "-ldflags", module.link_flags, *(["-tags", module.tags] if module.tags else [])]
+    environment = {**os.environ, "CGO_ENABLED": "0", "GOBIN": str(into)}
+    if module.source is None:
+        with step(f"build {program} {module.version} {position}"):
+            _run([go, "install", *flags, f"{module.commands[program]}@{module.version}"], environment, into)
+        return
+    downloaded = cache.root() / f"{module.name}-{module.version}" / "modules-downloaded"
+    if not downloaded.exists():
+        with step(f"modules of {module.name} {module.version}"):
+            _run([go, "mod", "download"], environment, module.source)
+        downloaded.touch()
+    with step(f"build {program} {module.version} {position}"):
+        _run([go, "build", *flags, "-o", str(into / program), module.commands[program]], environment, module.source)
+
+
+def _go() -> str:
+    go = shutil.which("go")
+    wanted = ".".join(map(str, versions.MINIMUM_GO))
+    if go is None:
+        raise CannotBuild(
+            f"Kubernetes is built from its Go modules, and no `go` is on PATH: install Go {wanted} or newer, or use Docker (kind)"
+        )
+    found = subprocess.run([go, "env", "GOVERSION"], capture_output=True, text=True, check=True).stdout.strip()
+    match = re.match(r"go(\d+)\.(\d+)", found)
+    if match is None or (int(match[1]), int(match[2])) < versions.MINIMUM_GO:
+        raise CannotBuild(f"{go} is {found}; Kubernetes {versions.KUBERNETES} needs Go {wanted} or newer")
+    return go
+
+
+def _run(command: list[str], environment: dict[str, str], folder: Path) -> None:
+    done = subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode:
+        raise CannotBuild(f"`{' '.join(command)}` ended with {done.returncode}:\n{done.stdout[-4000:]}")

@@ -1,0 +1,548 @@
+"""Every field of an InferenceService: its type, bounds, default and meaning.
+
+The only source of the CRD's schema, of its defaults, of the parser and of the field reference (`generate.py` writes them).
+Rules over several fields are CEL, enforced by the API server alone: a stored object is parsed field by field, so that a rule
+added later does not orphan what already runs. Pure: nothing here reads a cluster.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler, ValidationError, WithJsonSchema
+from pydantic.alias_generators import to_camel
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+
+from millrace_operator.manifest import Manifest
+from millrace_operator.names import GROUP, MAX_NAME_LENGTH, PAUSED_ANNOTATION, RESERVED_SUFFIXES
+from millrace_operator.source import DNS_SUBDOMAIN, HUB_PREFIX, IMAGE_PATTERN, MAX_SOURCE_LENGTH, REPOSITORY_PATTERN, SOURCE_PATTERN
+
+TARGET_SHARE_OF_SLOTS = 0.85
+"""The default target leaves room for arrivals while a new replica starts."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A cross-field rule: `cel` over `self`, a sentence for the user, and the field to blame (relative to where the rule stands)."""
+
+    cel: str
+    message: str
+    path: str = ""
+
+    def schema(self) -> dict[str, str]:
+        blamed = {"fieldPath": self.path} if self.path else {}
+        return {"rule": self.cel, "message": self.message, **blamed}
+
+
+class Model(BaseModel):
+    """Frozen, camelCase on the wire; unknown fields are ignored, so that a newer version's objects can be read."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", alias_generator=to_camel, populate_by_name=True, use_attribute_docstrings=True)
+    rules: ClassVar[tuple[Rule, ...]] = ()
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        schema = handler.resolve_ref_schema(handler(core_schema))
+        if cls.rules:
+            schema["x-kubernetes-validations"] = [rule.schema() for rule in cls.rules]
+        return schema
+
+
+def list_type(kind: Literal["atomic", "set"]) -> dict[str, Any]:
+    """How server-side apply merges a list."""
+    return {"x-kubernetes-list-type": kind}
+
+
+def list_map(key: str) -> dict[str, Any]:
+    """A list of objects that server-side apply merges by `key`, which is unique."""
+    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
+
+
+_QUALIFIED_NAME = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+_LABEL_KEY = rf"^({DNS_SUBDOMAIN}/)?{_QUALIFIED_NAME}$"
+_MAX_KEY_LENGTH = 253
+
+ObjectName = Annotated[str, Field(min_length=1, max_length=253, pattern=rf"^{DNS_SUBDOMAIN}$")]
+ModelName = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9]([A-Za-z0-9._:@/+-]*[A-Za-z0-9])?$")]
+ImageName = Annotated[str, Field(min_length=1, max_length=512, pattern=IMAGE_PATTERN)]
+LabelKey = Annotated[str, Field(max_length=_MAX_KEY_LENGTH, pattern=_LABEL_KEY)]
+LabelValue = Annotated[str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$")]
+AnnotationValue = Annotated[str, Field(max_length=4096)]
+
+_QUANTITY_PATTERN = r"^[0-9]{1,15}(\.[0-9]{1,9})?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"
+Quantity = Annotated[
+    str,
+    BeforeValidator(lambda value: str(value) if isinstance(value, int) and not isinstance(value, bool) else value),
+    Field(pattern=_QUANTITY_PATTERN),
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "integer"}, {"type": "string"}],
+            "pattern": _QUANTITY_PATTERN,
+            "maxLength": 32,
+            "x-kubernetes-int-or-string": True,
+        }
+    ),
+]
+
+
+def keys_are_labels(what: str) -> Rule:
+    return Rule(
+        cel=f"self.all(key, size(key) <= {_MAX_KEY_LENGTH} && key.matches('{_LABEL_KEY}'))",
+        message=f"keys of {what} must be [PREFIX/]NAME",
+    )
+
+
+def reserved_keys(*prefixes: str) -> Rule:
+    return Rule(
+        cel="self.all(key, " + " && ".join(f"!key.startsWith('{prefix}')" for prefix in prefixes) + ")",
+        message=f"keys that begin with {' or '.join(prefixes)} belong to the operator",
+    )
+
+
+def map_rules(*rules: Rule) -> dict[str, Any]:
+    """The rules of a map, whose keys no pattern can reach."""
+    return {"x-kubernetes-validations": [rule.schema() for rule in rules]}
+
+
+class ModelSpec(Model):
+    """What is served."""
+
+    name: ModelName
+    """The name that clients send. Without `source` it is also the hub repository to download."""
+    aliases: Annotated[tuple[ModelName, ...], Field(max_length=16, json_schema_extra=list_type("set"))] = ()
+    """Further names that clients may send."""
+    source: Annotated[str, Field(max_length=MAX_SOURCE_LENGTH, pattern=SOURCE_PATTERN)] | None = None
+    """Where the files come from: `hf://REPOSITORY[@REVISION]`, `pvc://CLAIM[/PATH]` (same namespace, mounted read-only) or
+    `oci://IMAGE[:TAG|@DIGEST]#/PATH` (an image that holds the files and a `cp` command). Unset: `hf://` and the model's name."""
+    token_secret: ObjectName | None = None
+    """Secret of the same namespace whose key `token` is the hub's access token. It reaches only the download step."""
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """Number format of weights and cache; `auto` takes the checkpoint's own."""
+    max_length: Annotated[int, Field(ge=16, le=10_485_760)] | None = None
+    """Tokens that a request may hold, prompt and answer together. Unset: the model's own limit."""
+
+    rules: ClassVar = (
+        Rule(
+            cel=f"has(self.source) || self.name.matches('{REPOSITORY_PATTERN}')",
+            message="without spec.model.source the name must be a hub repository: OWNER/NAME",
+            path=".name",
+        ),
+        Rule(
+            cel=f"!has(self.tokenSecret) || !has(self.source) || self.source.startsWith('{HUB_PREFIX}')",
+            message="tokenSecret is only used with an hf:// source; remove it or change spec.model.source",
+            path=".tokenSecret",
+        ),
+        Rule(
+            cel="!has(self.aliases) || !(self.name in self.aliases)",
+            message="aliases must not repeat spec.model.name",
+            path=".aliases",
+        ),
+    )
+
+
+class Accelerators(Model):
+    """The accelerator of one replica."""
+
+    resource: Annotated[str, Field(max_length=200, pattern=rf"^{DNS_SUBDOMAIN}/{_QUALIFIED_NAME}$")] = "nvidia.com/gpu"
+    """Extended resource that the node's device plugin announces, such as `nvidia.com/gpu` or `nvidia.com/mig-1g.10gb`."""
+    count: Annotated[int, Field(ge=1, le=1)] = 1
+    """How many of them. One, until a model can be split over several."""
+
+    rules: ClassVar = (
+        Rule(
+            cel="!self.resource.contains('kubernetes.io/') && !self.resource.startsWith('requests.')",
+            message="resource must be an extended resource of a device plugin, such as nvidia.com/gpu",
+            path=".resource",
+        ),
+    )
+
+
+class Batching(Model):
+    """How requests share a step of the model."""
+
+    max_size: Annotated[int, Field(ge=1, le=1024)] = 32
+    """Requests that run at once in a replica."""
+    timeout_milliseconds: Annotated[int, Field(ge=0, le=10_000)] = 50
+    """Milliseconds that an idle replica waits for company after the first request, when more is expected."""
+
+
+class Queue(Model):
+    """Requests that wait in a replica."""
+
+    max_size: Annotated[int, Field(ge=0, le=100_000)] = 1000
+    """Requests that may wait for a place in the batch; further ones get 503 with Retry-After."""
+
+
+class Cache(Model):
+    """Answers kept for equal requests."""
+
+    type: Literal["memory", "none"] = "memory"
+    """`memory` keeps answers in each replica; `none` computes every answer."""
+    ttl_seconds: Annotated[int, Field(ge=1, le=31_536_000)] = 3600
+    """Seconds that an answer is kept."""
+
+
+class Autoscaling(Model):
+    """Who decides how many replicas run."""
+
+    mode: Literal["Embedded", "None"] = "Embedded"
+    """`Embedded`: the operator follows the load. `None`: `spec.replicas` or, without it, whoever scales the Deployment, such as an HPA."""
+    min_replicas: Annotated[int, Field(ge=1, le=1000)] = 1
+    """The fewest replicas that the operator keeps in mode Embedded."""
+    max_replicas: Annotated[int, Field(ge=1, le=1000)] = 4
+    """The most replicas that the operator asks for in mode Embedded."""
+    target_per_replica: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """Requests in the system (waiting and running) per replica that scaling aims at. Unset: 85 % of the requests that run at once."""
+
+    rules: ClassVar = (
+        Rule(
+            cel="self.minReplicas <= self.maxReplicas",
+            message="minReplicas must not be greater than maxReplicas",
+            path=".minReplicas",
+        ),
+    )
+
+
+class ResourceList(Model):
+    """Amounts in Kubernetes' units. Accelerators are asked for by `spec.accelerators`."""
+
+    cpu: Quantity | None = None
+    """CPU cores: `2`, `500m`."""
+    memory: Quantity | None = None
+    """Memory: `8Gi`. The model's weights, the cache and the batch must fit."""
+    ephemeral_storage: Quantity | None = Field(default=None, alias="ephemeral-storage")
+    """Disk of the node, which holds the downloaded model."""
+
+
+def _request_within_limit(resource: str) -> Rule:
+    """Kubernetes refuses such a pod template; this refuses it where the user wrote it."""
+    field = resource.replace("-", "__dash__")
+    requested, limit = f"self.requests.{field}", f"self.limits.{field}"
+    return Rule(
+        cel=f"!has({requested}) || !has({limit}) || quantity(string({requested})).compareTo(quantity(string({limit}))) <= 0",
+        message=f"the request of {resource} must not be greater than its limit",
+        path=".requests",
+    )
+
+
+class Resources(Model):
+    """What the server container asks of its node."""
+
+    requests: ResourceList = ResourceList()
+    """Reserved for each replica."""
+    limits: ResourceList = ResourceList()
+    """The most that a replica may use."""
+
+    rules: ClassVar = tuple(_request_within_limit(resource) for resource in ("cpu", "memory", "ephemeral-storage"))
+
+
+class Toleration(Model):
+    """A taint that replicas accept, as in a pod."""
+
+    key: LabelKey | None = None
+    """Key of the taint. Unset, with operator Exists: every taint."""
+    operator: Literal["Exists", "Equal"] = "Equal"
+    """`Exists` accepts any value of the key."""
+    value: LabelValue | None = None
+    """Value of the taint, for operator Equal."""
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    """Effect of the taint. Unset: every effect."""
+    toleration_seconds: Annotated[int, Field(ge=0, le=31_536_000)] | None = None
+    """Seconds that a replica stays after a NoExecute taint appears. Unset: for ever."""
+
+    rules: ClassVar = (
+        Rule(cel="has(self.key) || self.operator == 'Exists'", message="a toleration without key needs operator Exists", path=".operator"),
+        Rule(cel="!has(self.value) || self.operator == 'Equal'", message="value is only used with operator Equal", path=".value"),
+        Rule(
+            cel="!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
+            message="tolerationSeconds is only used with effect NoExecute",
+            path=".tolerationSeconds",
+        ),
+    )
+
+
+class LocalReference(Model):
+    """An object of the same namespace."""
+
+    name: ObjectName
+    """Its name."""
+
+
+class ServiceSpec(Model):
+    """The Service that clients call."""
+
+    type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = "ClusterIP"
+    """How far it reaches: inside the cluster, on a port of every node, or through a load balancer."""
+    node_port: Annotated[int, Field(ge=1, le=65_535)] | None = None
+    """Port on every node, inside the cluster's range of node ports. Unset: Kubernetes chooses one."""
+    annotations: Annotated[
+        dict[LabelKey, AnnotationValue],
+        Field(max_length=32, json_schema_extra=map_rules(keys_are_labels("annotations"), reserved_keys(f"{GROUP}/"))),
+    ] = {}
+    """Annotations of the Service, as load balancers read them."""
+
+    rules: ClassVar = (
+        Rule(
+            cel="!has(self.nodePort) || self.type != 'ClusterIP'", message="nodePort needs type NodePort or LoadBalancer", path=".nodePort"
+        ),
+    )
+
+
+class Rollout(Model):
+    """How replicas are replaced by an edit."""
+
+    max_surge: Annotated[int, Field(ge=0, le=100)] | None = None
+    """Replicas started before old ones stop. 0 stops one first, which needs no spare accelerator but is an outage for a single replica.
+    Unset: 0 on `cuda`, 1 on `cpu`."""
+
+
+class InferenceServiceSpec(Model):
+    """What a user asks for. `model.name` alone is complete."""
+
+    model: ModelSpec
+    """What is served."""
+    device: Literal["cuda", "cpu"] = "cuda"
+    """What the model runs on. A replica on `cuda` never falls back to the CPU."""
+    accelerators: Accelerators | None = None
+    """The accelerator of one replica, only with device `cuda`. Unset with `cuda`: one `nvidia.com/gpu`."""
+    batching: Batching = Batching()
+    """How requests share a step of the model."""
+    queue: Queue = Queue()
+    """Requests that wait in a replica."""
+    max_concurrent_requests: Annotated[int, Field(ge=1, le=100_000)] = 100
+    """Requests in a replica, waiting and running together. The smaller of this and batch plus queue wins."""
+    request_timeout_seconds: Annotated[int, Field(ge=1, le=86_400)] = 30
+    """Seconds from a request's arrival to its last token; then it ends with 504."""
+    drain_seconds: Annotated[int, Field(ge=1, le=86_400)] = 60
+    """Seconds that a replica that is told to stop has to finish what it accepted. At least `requestTimeoutSeconds`."""
+    cache: Cache = Cache()
+    """Answers kept for equal requests."""
+    autoscaling: Autoscaling = Autoscaling()
+    """Who decides how many replicas run."""
+    replicas: Annotated[int, Field(ge=0, le=1000)] | None = None
+    """How many replicas run, only in autoscaling mode None. Unset there: the Deployment's count is left to whoever scales it."""
+    resources: Resources = Resources()
+    """What the server container asks of its node."""
+    node_selector: Annotated[
+        dict[LabelKey, LabelValue], Field(max_length=32, json_schema_extra=map_rules(keys_are_labels("nodeSelector")))
+    ] = {}
+    """Labels that a node must have."""
+    tolerations: Annotated[tuple[Toleration, ...], Field(max_length=32, json_schema_extra=list_type("atomic"))] = ()
+    """Taints that replicas accept. On `cuda` the taint named after the accelerator is accepted without saying."""
+    priority_class_name: ObjectName | None = None
+    """PriorityClass of the pods."""
+    runtime_class_name: ObjectName | None = None
+    """RuntimeClass of the pods, such as `nvidia`."""
+    image: ImageName | None = None
+    """Server image of this service. Unset: the operator's."""
+    image_pull_secrets: Annotated[tuple[LocalReference, ...], Field(max_length=8, json_schema_extra=list_map("name"))] = ()
+    """Secrets with registry credentials, also for an `oci://` source."""
+    pod_labels: Annotated[
+        dict[LabelKey, LabelValue],
+        Field(max_length=32, json_schema_extra=map_rules(keys_are_labels("podLabels"), reserved_keys(f"{GROUP}/", "app.kubernetes.io/"))),
+    ] = {}
+    """Further labels of the pods."""
+    pod_annotations: Annotated[
+        dict[LabelKey, AnnotationValue],
+        Field(
+            max_length=32,
+            json_schema_extra=map_rules(
+                keys_are_labels("podAnnotations"),
+                # These would loosen the pod's sandbox behind the security context's back.
+                reserved_keys(f"{GROUP}/", "container.apparmor.security.beta.kubernetes.io/"),
+            ),
+        ),
+    ] = {}
+    """Further annotations of the pods."""
+    service: ServiceSpec = ServiceSpec()
+    """The Service that clients call."""
+    rollout: Rollout = Rollout()
+    """How replicas are replaced by an edit."""
+
+    rules: ClassVar = (
+        Rule(
+            cel="!has(self.accelerators) || self.device == 'cuda'",
+            message="accelerators need device cuda; remove them or change spec.device",
+            path=".accelerators",
+        ),
+        Rule(
+            cel="self.drainSeconds >= self.requestTimeoutSeconds",
+            message="drainSeconds must be at least requestTimeoutSeconds, or accepted requests are cut off",
+            path=".drainSeconds",
+        ),
+        Rule(
+            cel="!has(self.replicas) || self.autoscaling.mode == 'None'",
+            message="replicas needs autoscaling.mode None; in mode Embedded set autoscaling.minReplicas and maxReplicas",
+            path=".replicas",
+        ),
+        Rule(
+            cel="self.autoscaling.mode == 'None' || self.autoscaling.minReplicas == self.autoscaling.maxReplicas || "
+            "(self.autoscaling.?targetPerReplica.orValue(1) < self.maxConcurrentRequests && "
+            "self.autoscaling.?targetPerReplica.orValue(1) < self.batching.maxSize + self.queue.maxSize)",
+            message="targetPerReplica must be less than maxConcurrentRequests and than batching.maxSize + queue.maxSize, "
+            "or it is never exceeded and scaling never happens",
+            path=".autoscaling.targetPerReplica",
+        ),
+    )
+
+
+class Condition(Model):
+    """One question about the service, answered, by Kubernetes' API conventions."""
+
+    type: Annotated[str, Field(min_length=1, max_length=63)]
+    """The question."""
+    status: Literal["True", "False", "Unknown"]
+    """The answer."""
+    reason: Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[A-Za-z]+$")]
+    """The answer's cause, for programs."""
+    message: Annotated[str, Field(max_length=4096)] = ""
+    """The cause, the object and the next step, for people."""
+    observed_generation: Annotated[int, Field(ge=0)] | None = None
+    """The `metadata.generation` that the answer is about."""
+    last_transition_time: Annotated[str, Field(max_length=40)]
+    """When `status` last flipped, RFC 3339."""
+
+
+class EffectiveStatus(Model):
+    """What the operator computed where the spec leaves a choice."""
+
+    source: Annotated[str, Field(max_length=MAX_SOURCE_LENGTH)]
+    """Where the model's files come from."""
+    slots: Annotated[int, Field(ge=1)]
+    """Requests that run at once in a replica."""
+    target: Annotated[int, Field(ge=1)]
+    """Requests in the system per replica that scaling aims at."""
+
+
+class AutoscalingStatus(Model):
+    """The last scaling decision, explained."""
+
+    load: Annotated[int, Field(ge=0)] | None = None
+    """Requests in the system, waiting and running, over all replicas that answered."""
+    target: Annotated[int, Field(ge=1)] | None = None
+    """Requests in the system per replica that scaling aims at."""
+    desired: Annotated[int, Field(ge=0)] | None = None
+    """Replicas that the operator asks for."""
+    reason: Annotated[str, Field(max_length=1024)] | None = None
+    """Why."""
+    blocked_by: Annotated[str, Field(max_length=1024)] | None = None
+    """What keeps the operator from asking for what the load needs."""
+    fresh_pods: Annotated[int, Field(ge=0)] | None = None
+    """Ready replicas whose load was read in time."""
+
+
+class InferenceServiceStatus(Model):
+    """What the operator saw. Written by the operator alone."""
+
+    observed_generation: Annotated[int, Field(ge=-1)] = -1
+    """The `metadata.generation` that the status is about; -1 before the operator has seen the object."""
+    conditions: Annotated[tuple[Condition, ...], Field(max_length=16, json_schema_extra=list_map("type"))] = ()
+    """`Ready`, `Reconciling`, `Stalled` and others."""
+    effective: EffectiveStatus | None = None
+    """What the operator computed where the spec leaves a choice."""
+    replicas: Annotated[int, Field(ge=0)] | None = None
+    """Replicas that exist."""
+    ready_replicas: Annotated[int, Field(ge=0)] | None = None
+    """Replicas that serve."""
+    selector: Annotated[str, Field(max_length=512)] | None = None
+    """Label selector of the replicas, for the scale subresource."""
+    url: Annotated[str, Field(max_length=512)] | None = None
+    """Where clients inside the cluster call."""
+    model_revision: Annotated[str, Field(max_length=253)] | None = None
+    """Commit, digest or hash of the model that is served."""
+    autoscaling: AutoscalingStatus | None = None
+    """The last scaling decision, explained."""
+
+
+def _name_rules() -> tuple[Rule, ...]:
+    suffixes = " || ".join(f"self.metadata.name.endsWith('{suffix}')" for suffix in RESERVED_SUFFIXES)
+    return (
+        Rule(
+            cel=f"size(self.metadata.name) <= {MAX_NAME_LENGTH} && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+            message=f"metadata.name must be a DNS label that begins with a letter, of at most {MAX_NAME_LENGTH} characters",
+            path=".metadata.name",
+        ),
+        Rule(
+            cel=f"!({suffixes})",
+            message=f"metadata.name must not end with {' or '.join(RESERVED_SUFFIXES)}, which name the service's own children",
+            path=".metadata.name",
+        ),
+    )
+
+
+ROOT_RULES = _name_rules()
+"""Rules of the whole object; `metadata.name` can be reached from nowhere else."""
+
+
+class InvalidService(ValueError):
+    """A stored object that today's schema refuses: `path` is the field, `message` a sentence."""
+
+    def __init__(self, path: str, message: str) -> None:
+        super().__init__(f"{path}: {message}")
+        self.path = path
+        self.message = message
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceService:
+    """A parsed custom resource."""
+
+    name: str
+    namespace: str
+    uid: str
+    generation: int
+    resource_version: str
+    annotations: Mapping[str, str]
+    deleting: bool
+    spec: InferenceServiceSpec
+    status: InferenceServiceStatus
+
+    @property
+    def paused(self) -> bool:
+        """The user asks for no writes at all."""
+        return self.annotations.get(PAUSED_ANNOTATION) == "true"
+
+
+def parse(manifest: Manifest) -> InferenceService:
+    """Raises InvalidService."""
+    metadata = manifest["metadata"]
+    return InferenceService(
+        name=metadata["name"],
+        namespace=metadata["namespace"],
+        uid=metadata["uid"],
+        generation=metadata.get("generation", 0),
+        resource_version=metadata.get("resourceVersion", ""),
+        annotations=metadata.get("annotations") or {},
+        deleting="deletionTimestamp" in metadata,
+        spec=_parse_spec(manifest.get("spec")),
+        status=_parse_status(manifest.get("status")),
+    )
+
+
+def _parse_spec(spec: object) -> InferenceServiceSpec:
+    try:
+        return InferenceServiceSpec.model_validate(spec)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
+        raise InvalidService(f"spec{path}", first["msg"]) from None
+
+
+def _parse_status(status: object) -> InferenceServiceStatus:
+    """The status is ours: one that another version wrote in another shape is rewritten, not refused."""
+    try:
+        return InferenceServiceStatus.model_validate(status or {})
+    except ValidationError:
+        return InferenceServiceStatus()
+
+
+def effective(service: InferenceService) -> EffectiveStatus:
+    """The computed defaults."""
+    spec = service.spec
+    slots = min(spec.batching.max_size, spec.max_concurrent_requests)
+    return EffectiveStatus(
+        source=spec.model.source or f"{HUB_PREFIX}{spec.model.name}",
+        slots=slots,
+        target=spec.autoscaling.target_per_replica or max(1, int(TARGET_SHARE_OF_SLOTS * slots)),
+    )

@@ -1,0 +1,197 @@
+"""How many replicas a service needs, and why. Pure: load, history and time are arguments; nothing here reads or writes anything.
+
+The law is the fallback law of the design: `ceil(load / target)`, up at once, down slowly, never down on missing data. All times
+are monotonic seconds, all durations seconds.
+"""
+
+import math
+from dataclasses import dataclass, field, replace
+
+DEAD_BAND = 0.10
+"""A load this close to the target changes nothing."""
+COMPLETE = 1.0
+ENOUGH = 0.5
+"""With a smaller share of the ready replicas heard, nothing is decided."""
+MISSES_TO_REPORT = 3
+"""Readings that may fail before the status says so."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """What one replica said about itself."""
+
+    queued: int
+    running: int
+    arrivals: int = 0
+    """Requests that came since the process started, the refused ones included."""
+    completed: int = 0
+    running_seconds: float = 0
+    """Integral of `running` over the uptime."""
+    boot_id: str = ""
+    draining: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """One look at all ready replicas: how many there were, and the loads of those that answered in time."""
+
+    at: float
+    ready: int
+    loads: tuple[Load, ...]
+
+    @property
+    def share(self) -> float:
+        return len(self.loads) / self.ready if self.ready else 0.0
+
+    @property
+    def load(self) -> int:
+        return sum(load.queued + load.running for load in self.loads)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """What the spec says. `target` is requests in the system per replica."""
+
+    minimum: int
+    maximum: int
+    target: int
+
+    def clamp(self, replicas: int) -> int:
+        return max(self.minimum, min(self.maximum, replicas))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fleet:
+    """What runs: the Deployment's count (ready and pending) and whether a rollout is on its way."""
+
+    replicas: int
+    rolling: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tempo:
+    """How fast a service may grow and shrink."""
+
+    up_interval: float = 15
+    down_interval: float = 60
+    down_window: float = 300
+    stale_after: float = 15
+
+
+@dataclass(frozen=True, kw_only=True)
+class History:
+    """What was seen and done so far. `since` begins the present stretch of knowledge: a shrink needs a whole window of it."""
+
+    since: float
+    reading: Reading | None = None
+    needs: tuple[tuple[float, int], ...] = field(default=())
+    """(when, replicas needed) of complete readings within the window."""
+    misses: int = 0
+    raised_at: float = -math.inf
+    lowered_at: float = -math.inf
+
+    def observe(self, reading: Reading, *, bounds: Bounds, tempo: Tempo) -> "History":
+        """Remember a reading. One with too few answers begins the stretch of knowledge anew."""
+        if reading.share < ENOUGH:
+            return replace(self, reading=reading, misses=self.misses + 1, since=reading.at, needs=())
+        needs = tuple((at, need) for at, need in self.needs if at > reading.at - tempo.down_window)
+        if reading.share >= COMPLETE:
+            needs += ((reading.at, math.ceil(reading.load / bounds.target)),)
+        return replace(self, reading=reading, misses=0, needs=needs)
+
+    def scaled(self, *, before: int, after: int, now: float) -> "History":
+        """Remember a step that was taken."""
+        if after == before:
+            return self
+        return replace(self, raised_at=now) if after > before else replace(self, lowered_at=now)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """`desired` replicas, the cause as one word, a sentence, and what holds back a larger change."""
+
+    desired: int
+    cause: str
+    sentence: str
+    blocked_by: str | None = None
+    load: int | None = None
+    target: int
+    fresh: int = 0
+    certain: bool = True
+    """False for the first missed readings, which are no news yet."""
+
+
+def decide(bounds: Bounds, fleet: Fleet, history: History, *, tempo: Tempo, now: float) -> Decision:
+    """The clamp to [minimum, maximum] always holds, also when everything else stands still."""
+    current = bounds.clamp(fleet.replicas)
+    if current != fleet.replicas:
+        sentence = f"{fleet.replicas} replicas are outside of {bounds.minimum} to {bounds.maximum}"
+        return Decision(desired=current, cause="OutsideBounds", sentence=sentence, target=bounds.target)
+    reading = history.reading
+    if reading is None or now - reading.at > tempo.stale_after or reading.share < ENOUGH:
+        return _hold(bounds, current, history)
+    load, fresh = reading.load, len(reading.loads)
+    ratio = load / (bounds.target * current) if current else math.inf
+    need = current if abs(ratio - 1) <= DEAD_BAND else math.ceil(load / bounds.target)
+    known = Decision(
+        desired=current,
+        cause="LoadOnTarget",
+        sentence=f"{current} replicas suit a target of {bounds.target} requests each",
+        target=bounds.target,
+        load=load,
+        fresh=fresh,
+    )
+    if need > current:
+        return _grow(known, need, bounds, history, tempo, now)
+    if need < current:
+        return _shrink(known, bounds, fleet, history, tempo, now)
+    return known
+
+
+def _hold(bounds: Bounds, current: int, history: History) -> Decision:
+    reading = history.reading
+    heard, ready = (len(reading.loads), reading.ready) if reading else (0, 0)
+    sentence = f"{heard} of {ready} ready replicas told their load; the count is kept" if ready else "no replica is ready; the count is kept"
+    return Decision(
+        desired=current,
+        cause="MetricsUnavailable" if ready else "NoReadyReplicas",
+        sentence=sentence,
+        blocked_by="missing load figures" if ready else None,
+        target=bounds.target,
+        fresh=heard,
+        certain=reading is not None and (not ready or history.misses >= MISSES_TO_REPORT),
+    )
+
+
+def _grow(known: Decision, need: int, bounds: Bounds, history: History, tempo: Tempo, now: float) -> Decision:
+    current = known.desired
+    sentence = f"{known.load} requests in the system need {need} replicas at {bounds.target} each"
+    grown = replace(known, cause="LoadAboveTarget", sentence=sentence)
+    allowed = bounds.clamp(need)
+    if allowed == current:
+        return replace(grown, blocked_by=f"maxReplicas {bounds.maximum}")
+    if now - history.raised_at < tempo.up_interval:
+        return replace(grown, blocked_by=f"one step up per {tempo.up_interval:g} s")
+    step = max(current + 4, 2 * current)
+    blocked = f"maxReplicas {bounds.maximum}" if allowed < need else None
+    if step < allowed:
+        allowed, blocked = step, f"at most {step} replicas in this step"
+    return replace(grown, desired=allowed, blocked_by=blocked)
+
+
+def _shrink(known: Decision, bounds: Bounds, fleet: Fleet, history: History, tempo: Tempo, now: float) -> Decision:
+    current = known.desired
+    if current == bounds.minimum:
+        return replace(known, cause="AtMinimum", sentence=f"the load needs no more than minReplicas {bounds.minimum}")
+    shrunk = replace(known, cause="LoadBelowTarget", sentence=f"the load needs less than {current} replicas at {bounds.target} requests each")
+    if history.reading is not None and history.reading.share < COMPLETE:
+        return replace(shrunk, blocked_by="missing load figures of some replicas")
+    if fleet.rolling:
+        return replace(shrunk, blocked_by="a rollout in progress")
+    need = bounds.clamp(max((need for _, need in history.needs), default=current))
+    if now - history.since < tempo.down_window or need >= current:
+        return replace(shrunk, blocked_by=f"the largest need of the last {tempo.down_window:g} s")
+    if now - history.lowered_at < tempo.down_interval:
+        return replace(shrunk, blocked_by=f"one step down per {tempo.down_interval:g} s")
+    step = max(need, current - max(1, current // 5))
+    return replace(shrunk, desired=step)

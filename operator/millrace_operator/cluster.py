@@ -1,0 +1,192 @@
+"""The only Kubernetes I/O of a pass: observe, apply, prune, scale, write the status. It chooses nothing.
+
+Every write goes through the guard (do we still lead?), the token bucket and a timeout. Server-side apply has one field manager;
+scale, status and deletions carry the version they were decided on, so that a write that comes too late is refused.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from millrace_operator.connection import APPLY, MERGE, METADATA_ONLY, Connection, NotFound
+from millrace_operator.desired import CHILD_KINDS, ChildKind
+from millrace_operator.manifest import Manifest
+from millrace_operator.names import API_VERSION, FIELD_MANAGER, PLURAL, child_labels
+from millrace_operator.ownership import applied_fields, is_as_wished, owner_uid, owns, stamped
+from millrace_operator.workqueue import TokenBucket
+
+Key = tuple[str, str]
+"""(namespace, name) of an InferenceService."""
+
+SCALE_MANAGER = f"{FIELD_MANAGER}-scale"
+"""Holds `spec.replicas` while it passes from the applied Deployment to whoever scales."""
+PAGE = "500"
+
+
+class NameConflict(Exception):
+    """An object that is not ours has a child's name. It is never adopted."""
+
+    def __init__(self, kind: str, name: str) -> None:
+        super().__init__(f"{kind} {name!r} exists and does not belong to this InferenceService; delete or rename it")
+        self.kind = kind
+        self.name = name
+
+
+@dataclass(frozen=True)
+class Observed:
+    """One service as it is: its own manifest, the children it owns by UID, and its pods."""
+
+    manifest: Manifest
+    children: tuple[Manifest, ...]
+    pods: tuple[Manifest, ...]
+
+    def child(self, kind: str, name: str) -> Manifest | None:
+        return next((child for child in self.children if child["kind"] == kind and child["metadata"]["name"] == name), None)
+
+
+class Cluster:
+    """`guard` raises when this process may not write. Timeouts in seconds."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        guard: Callable[[], None],
+        bucket: TokenBucket,
+        read_timeout: float,
+        write_timeout: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._connection = connection
+        self._guard = guard
+        self._bucket = bucket
+        self._read_timeout = read_timeout
+        self._write_timeout = write_timeout
+        self._clock = clock
+
+    async def keys(self, namespaces: Sequence[str]) -> set[Key]:
+        """Every InferenceService of these namespaces, or of all when none is named."""
+        found: set[Key] = set()
+        for namespace in namespaces or ("",):
+            found |= await self._keys_of(namespace)
+        return found
+
+    async def observe(self, key: Key) -> Observed | None:
+        """None when the service is gone."""
+        namespace, name = key
+        try:
+            manifest = await self._get(_path(API_VERSION, PLURAL, namespace, name))
+        except NotFound:
+            return None
+        labels = ",".join(f"{label}={value}" for label, value in child_labels(name).items())
+        lists = await asyncio.gather(*(self._list(kind, namespace, labels) for kind in (*CHILD_KINDS, ChildKind("v1", "Pod", "pods"))))
+        uid = manifest["metadata"]["uid"]
+        children = tuple(child for found in lists[:-1] for child in found if owner_uid(child) == uid)
+        return Observed(manifest, children, tuple(lists[-1]))
+
+    async def apply(self, wish: Manifest, live: Manifest | None) -> Manifest:
+        """Make it so, and return the live object. Nothing is sent when it is so already. Raises NameConflict, ApiError."""
+        wish = stamped(wish)
+        path = _path_of(wish)
+        if live is None:
+            live = await self._read_ours(wish, path)
+        if live is not None and is_as_wished(wish, live):
+            return live
+        if live is not None and owns(live, "spec", "replicas") and "replicas" not in wish["spec"]:
+            await self._hand_over_replicas(live, path)
+        return {**await self._apply(path, wish, manager=FIELD_MANAGER), "kind": wish["kind"], "apiVersion": wish["apiVersion"]}
+
+    async def prune(self, live: Manifest) -> None:
+        """Delete a child that is no longer wanted, unless it is not ours or has changed since it was seen."""
+        if not applied_fields(live):
+            return
+        metadata = live["metadata"]
+        options = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "propagationPolicy": "Background",
+            "preconditions": {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]},
+        }
+        await self._write("DELETE", _path_of(live), options)
+
+    async def scale(self, deployment: Manifest, replicas: int) -> Manifest:
+        """Raises Conflict when the Deployment has changed since it was seen."""
+        body = {"metadata": {"resourceVersion": deployment["metadata"]["resourceVersion"]}, "spec": {"replicas": replicas}}
+        await self._write("PATCH", f"{_path_of(deployment)}/scale", body, content_type=MERGE)
+        return {**deployment, "spec": {**deployment["spec"], "replicas": replicas}}
+
+    async def write_status(self, manifest: Manifest, status: Manifest) -> None:
+        """Raises Conflict when the service has changed since it was seen."""
+        body = {**manifest, "status": status}
+        body["metadata"] = {key: value for key, value in manifest["metadata"].items() if key != "managedFields"}
+        await self._write("PUT", f"{_path_of(manifest)}/status", body)
+
+    async def _keys_of(self, namespace: str) -> set[Key]:
+        """Metadata only, in pages; a page that expired (410) raises ApiError and the next full list begins anew."""
+        found: set[Key] = set()
+        query = {"limit": PAGE}
+        while True:
+            path = _path(API_VERSION, PLURAL, namespace)
+            page = await self._connection.get(path, query=query, accept=METADATA_ONLY, timeout=self._read_timeout)
+            found |= {(item["metadata"]["namespace"], item["metadata"]["name"]) for item in page["items"]}
+            following = page["metadata"].get("continue")
+            if not following:
+                return found
+            query = {"limit": PAGE, "continue": following}
+
+    async def _list(self, kind: ChildKind, namespace: str, labels: str) -> list[Manifest]:
+        """Items of a list come without kind and apiVersion; they are put back."""
+        answer = await self._get(_path(kind.api_version, kind.plural, namespace), {"labelSelector": labels})
+        return [{"apiVersion": kind.api_version, "kind": kind.kind, **item} for item in answer["items"]]
+
+    async def _read_ours(self, wish: Manifest, path: str) -> Manifest | None:
+        """The object of this name, if it is ours but lost its labels; None when there is none. Raises NameConflict."""
+        try:
+            live = await self._get(path)
+        except NotFound:
+            return None
+        if owner_uid(live) != owner_uid(wish):
+            raise NameConflict(wish["kind"], wish["metadata"]["name"])
+        return live
+
+    async def _hand_over_replicas(self, live: Manifest, path: str) -> None:
+        """A field that its only manager stops applying is removed, which would reset the count to 1: hold it by a second manager."""
+        held = {
+            "apiVersion": live["apiVersion"],
+            "kind": live["kind"],
+            "metadata": {"name": live["metadata"]["name"]},
+            "spec": {"replicas": live["spec"]["replicas"]},
+        }
+        await self._apply(path, held, manager=SCALE_MANAGER)
+
+    async def _apply(self, path: str, wish: Manifest, *, manager: str) -> Manifest:
+        query = {"fieldManager": manager, "force": "true", "fieldValidation": "Strict"}
+        return await self._write("PATCH", path, wish, content_type=APPLY, query=query)
+
+    async def _get(self, path: str, query: dict[str, str] | None = None) -> Manifest:
+        return await self._connection.get(path, query=query, timeout=self._read_timeout)
+
+    async def _write(
+        self, method: str, path: str, body: Manifest, *, content_type: str = "application/json", query: dict[str, str] | None = None
+    ) -> Manifest:
+        self._guard()
+        await asyncio.sleep(self._bucket.reserve(now=self._clock()))
+        self._guard()
+        query = query or {"fieldManager": FIELD_MANAGER} if method != "DELETE" else None
+        return await self._connection.send(method, path, body=body, content_type=content_type, query=query, timeout=self._write_timeout)
+
+
+_PLURALS = {(kind.api_version, kind.kind): kind.plural for kind in CHILD_KINDS}
+
+
+def _path(api_version: str, plural: str, namespace: str, name: str = "") -> str:
+    root = f"/apis/{api_version}" if "/" in api_version else f"/api/{api_version}"
+    place = f"/namespaces/{namespace}" if namespace else ""
+    return f"{root}{place}/{plural}" + (f"/{name}" if name else "")
+
+
+def _path_of(manifest: Manifest) -> str:
+    metadata = manifest["metadata"]
+    plural = _PLURALS.get((manifest["apiVersion"], manifest["kind"]), PLURAL)
+    return _path(manifest["apiVersion"], plural, metadata["namespace"], metadata["name"])

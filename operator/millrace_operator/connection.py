@@ -1,0 +1,153 @@
+"""The one authenticated connection to the API server, and the only module that imports the Kubernetes client.
+
+Manifests go in and out; errors have names. It decides nothing, retries nothing and knows no kind: `cluster` and `lease` do.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import aiohttp
+from kubernetes.aio.client import ApiClient, Configuration
+from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
+
+from millrace_operator.manifest import Manifest
+
+JSON = "application/json"
+APPLY = "application/apply-patch+yaml"
+MERGE = "application/merge-patch+json"
+METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+
+
+class ApiError(Exception):
+    """What the API server answered: the HTTP status (0: none came), its reason and its message."""
+
+    def __init__(self, status: int, reason: str, message: str, *, retry_after: float = 0) -> None:
+        super().__init__(f"{reason} ({status}): {message}")
+        self.status = status
+        self.reason = reason
+        self.message = message
+        self.retry_after = retry_after
+        """Seconds that the server asks to wait."""
+
+
+class NotFound(ApiError):
+    """404."""
+
+
+class Conflict(ApiError):
+    """409: the object is no longer what the precondition said."""
+
+
+class AlreadyThere(ApiError):
+    """409 of a creation."""
+
+
+class Forbidden(ApiError):
+    """403: a missing permission, an exceeded quota or a policy; the message says which."""
+
+
+class Refused(ApiError):
+    """400 or 422: the object itself is wrong, and will be wrong next time."""
+
+
+class Unreachable(ApiError):
+    """No answer in time."""
+
+
+class NoCluster(Exception):
+    """Neither a kubeconfig nor a service account was found."""
+
+
+async def configuration() -> Configuration:
+    """KUBECONFIG if it is set, else the pod's service account. Raises NoCluster."""
+    result = Configuration()
+    try:
+        if os.environ.get("KUBECONFIG"):
+            await load_kube_config(client_configuration=result)
+        else:
+            load_incluster_config(client_configuration=result)
+    except (ConfigException, OSError) as error:
+        raise NoCluster(f"no way to the API server: {error}; set KUBECONFIG, or run as a pod with a service account") from error
+    return result
+
+
+def token(config: Configuration) -> str | None:
+    """The bearer token, read again from the service account when it is older than a minute."""
+    if config.refresh_api_key_hook is not None:
+        config.refresh_api_key_hook(config)
+    header = config.api_key.get("BearerToken")
+    return header.split(" ", 1)[-1].strip() if header else None
+
+
+class Connection:
+    """Requests to the API server. Timeouts are seconds for the whole request."""
+
+    def __init__(self, config: Configuration, *, sockets: int = 32) -> None:
+        config.connection_pool_maxsize = sockets
+        self._client = ApiClient(config)
+        self._client.user_agent = "millrace-operator"
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    async def get(self, path: str, *, query: Mapping[str, str] | None = None, accept: str = JSON, timeout: float) -> Manifest:
+        return await self._request("GET", path, query=query, headers={"Accept": accept}, timeout=timeout)
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Manifest,
+        content_type: str = JSON,
+        query: Mapping[str, str] | None = None,
+        timeout: float,
+    ) -> Manifest:
+        """POST, PUT, PATCH or DELETE."""
+        headers = {"Accept": JSON, "Content-Type": content_type}
+        return await self._request(method, path, query=query, headers=headers, body=body, timeout=timeout)
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None,
+        headers: dict[str, str],
+        timeout: float,
+        body: Manifest | None = None,
+    ) -> Manifest:
+        try:
+            request = await self._client.param_serialize(
+                method, path, query_params=list((query or {}).items()), header_params=headers, body=body, auth_settings=["BearerToken"]
+            )
+            response = await self._client.call_api(*request, _request_timeout=aiohttp.ClientTimeout(total=timeout))
+            content = await response.read()
+        except TimeoutError:
+            raise Unreachable(0, "Timeout", f"{method} {path} was not answered within {timeout:g} s") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise Unreachable(0, type(error).__name__, f"{method} {path}: {error}") from error
+        if response.status >= 400:
+            raise _error(method, path, response.status, content, response.headers.get("Retry-After"))
+        answer: Manifest = json.loads(content)
+        return answer
+
+
+_BY_STATUS: dict[int, type[ApiError]] = {400: Refused, 403: Forbidden, 404: NotFound, 409: Conflict, 422: Refused}
+
+
+def _error(method: str, path: str, status: int, content: bytes, retry_after: str | None) -> ApiError:
+    answer: dict[str, Any] = {}
+    try:
+        parsed = json.loads(content)
+        answer = parsed if isinstance(parsed, dict) else {}
+    except ValueError:
+        answer = {"message": content[:200].decode(errors="replace")}
+    kind = _BY_STATUS.get(status, ApiError)
+    if answer.get("reason") == "AlreadyExists":
+        kind = AlreadyThere
+    seconds = float(retry_after) if retry_after and retry_after.isdecimal() else 0.0
+    message = f"{answer.get('message') or 'no message'} [{method} {path}]"
+    return kind(status, str(answer.get("reason") or status), message, retry_after=seconds)

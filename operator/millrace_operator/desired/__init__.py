@@ -1,0 +1,40 @@
+"""The whole wish for one InferenceService: every child, every time, in the order they are applied.
+
+Pure: facts in, manifests out. A child is one file with one function; add it to `children` and its kind to `CHILD_KINDS`.
+"""
+
+from dataclasses import dataclass
+
+from millrace_operator.api import InferenceService
+from millrace_operator.desired.client_service import client_service
+from millrace_operator.desired.deployment import deployment
+from millrace_operator.desired.images import Images
+from millrace_operator.desired.metrics_service import metrics_service
+from millrace_operator.manifest import Manifest
+
+__all__ = ["CHILD_KINDS", "ChildKind", "Images", "children"]
+
+
+@dataclass(frozen=True)
+class ChildKind:
+    """A kind of child, as the API server and RBAC name it."""
+
+    api_version: str
+    kind: str
+    plural: str
+
+
+CHILD_KINDS = (
+    ChildKind("v1", "Service", "services"),
+    ChildKind("apps/v1", "Deployment", "deployments"),
+)
+"""What the operator watches, applies and prunes."""
+
+
+def children(service: InferenceService, *, images: Images) -> tuple[Manifest, ...]:
+    """Services first: a pod is reachable as soon as it is ready."""
+    return (
+        client_service(service),
+        metrics_service(service),
+        deployment(service, images=images),
+    )

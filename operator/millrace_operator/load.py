@@ -1,0 +1,199 @@
+"""Asks replicas for their load, and follows the services that scale by it.
+
+`LoadReader` asks; `LoadMonitor` repeats it, keeps each service's history and calls for a pass when a decision would change
+something. It never writes: the pass looks again and decides on what it then sees. A replica's answer is hostile until parsed:
+bounded in size, in time and in value.
+"""
+
+import asyncio
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+from millrace_operator import autoscale
+from millrace_operator.api import AutoscalingStatus
+from millrace_operator.autoscale import Bounds, Decision, Fleet, History, Load, Reading, Tempo
+from millrace_operator.status import autoscaling_status
+
+logger = logging.getLogger(__name__)
+
+MAX_ANSWER_BYTES = 64 * 1024
+MAX_COUNT = 2**53
+
+
+class InvalidLoad(ValueError):
+    """A replica's answer that cannot be trusted: which field, and why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """The most that an honest replica can report."""
+
+    slots: int
+    queue: int
+
+
+def parse_load(answer: bytes, *, limits: Limits) -> Load:
+    """Unknown fields are ignored; queued and running are clamped to the limits. Raises InvalidLoad."""
+    try:
+        fields = json.loads(answer)
+    except (ValueError, RecursionError) as error:
+        raise InvalidLoad(f"not JSON: {error}") from None
+    if not isinstance(fields, dict):
+        raise InvalidLoad("not a JSON object")
+    return Load(
+        queued=min(int(_number(fields, "queued")), limits.queue),
+        running=min(int(_number(fields, "running")), limits.slots),
+        arrivals=int(_number(fields, "arrivals", default=0)),
+        completed=int(_number(fields, "completed", default=0)),
+        running_seconds=_number(fields, "running_seconds", default=0),
+        boot_id=str(fields.get("boot_id", ""))[:64],
+        draining=fields.get("draining") is True,
+    )
+
+
+def _number(fields: dict[str, Any], name: str, *, default: float | None = None) -> float:
+    value = fields.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidLoad(f"{name} is {value!r:.40}, not a number")
+    if not math.isfinite(value) or not 0 <= value <= MAX_COUNT:
+        raise InvalidLoad(f"{name} is {value!r:.40}, not a number from 0 to 2^53")
+    return value
+
+
+class LoadReader:
+    """GET /internal/load of every address, in parallel, `timeout` seconds for each."""
+
+    def __init__(self, *, port: int, timeout: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._port = port
+        self._timeout = timeout
+        self._clock = clock
+        self._session: aiohttp.ClientSession | None = None
+
+    async def read(self, addresses: Sequence[str], *, limits: Limits) -> Reading:
+        answers = await asyncio.gather(*(self._ask(address, limits) for address in addresses))
+        loads = tuple(load for load in answers if load is not None)
+        return Reading(at=self._clock(), ready=len(addresses), loads=loads)
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def _ask(self, address: str, limits: Limits) -> Load | None:
+        if self._session is None:
+            connector = aiohttp.TCPConnector(limit=64, use_dns_cache=False)
+            self._session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False)
+        host = f"[{address}]" if ":" in address else address
+        url = f"http://{host}:{self._port}/internal/load"
+        try:
+            async with asyncio.timeout(self._timeout), self._session.get(url, allow_redirects=False) as response:
+                if response.status != 200:
+                    raise InvalidLoad(f"answered {response.status}")
+                return parse_load(await _body(response), limits=limits)
+        except (TimeoutError, aiohttp.ClientError, OSError, InvalidLoad) as error:
+            logger.debug("no load from %s: %s", address, error or type(error).__name__)
+            return None
+
+
+async def _body(response: aiohttp.ClientResponse) -> bytes:
+    body = b""
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > MAX_ANSWER_BYTES:
+            raise InvalidLoad(f"the answer is longer than {MAX_ANSWER_BYTES} bytes")
+    return body
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What a pass last saw of one service."""
+
+    addresses: tuple[str, ...]
+    """Of the ready replicas."""
+    bounds: Bounds
+    fleet: Fleet
+    limits: Limits
+    told: AutoscalingStatus | None
+    """What the status says so far."""
+
+
+@dataclass
+class _Followed:
+    subject: Subject
+    history: History
+    told_at: float = -math.inf
+
+
+class LoadMonitor:
+    """Follows services. `call` asks for a pass of a key, given as (namespace, name)."""
+
+    def __init__(
+        self,
+        reader: LoadReader,
+        *,
+        tempo: Tempo,
+        interval: float,
+        report_interval: float,
+        call: Callable[[tuple[str, str]], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._reader = reader
+        self._tempo = tempo
+        self._interval = interval
+        self._report_interval = report_interval
+        self._call = call
+        self._clock = clock
+        self._followed: dict[tuple[str, str], _Followed] = {}
+
+    def decide(self, key: tuple[str, str], subject: Subject) -> Decision:
+        """Follow the service from now on, and decide on what is known. A new one begins without history."""
+        followed = self._followed.setdefault(key, _Followed(subject, History(since=self._clock())))
+        followed.subject = subject
+        return autoscale.decide(subject.bounds, subject.fleet, followed.history, tempo=self._tempo, now=self._clock())
+
+    def scaled(self, key: tuple[str, str], *, before: int, after: int) -> None:
+        followed = self._followed[key]
+        followed.history = followed.history.scaled(before=before, after=after, now=self._clock())
+
+    def tell(self, key: tuple[str, str], decision: Decision) -> AutoscalingStatus | None:
+        """What the status should say: the old words unless the decision is news."""
+        followed = self._followed[key]
+        return autoscaling_status(followed.subject.told, decision, may_update_load=self._may_update_load(followed))
+
+    def told(self, key: tuple[str, str]) -> None:
+        """The status was written."""
+        if key in self._followed:
+            self._followed[key].told_at = self._clock()
+
+    def forget(self, key: tuple[str, str]) -> None:
+        self._followed.pop(key, None)
+
+    async def run(self) -> None:
+        while True:
+            await self.tick()
+            await asyncio.sleep(self._interval)
+
+    async def tick(self) -> None:
+        """Ask every replica of every followed service once."""
+        await asyncio.gather(*(self._observe(key) for key in list(self._followed)))
+
+    async def _observe(self, key: tuple[str, str]) -> None:
+        subject = self._followed[key].subject
+        reading = await self._reader.read(subject.addresses, limits=subject.limits)
+        followed = self._followed.get(key)
+        if followed is None:
+            return
+        followed.history = followed.history.observe(reading, bounds=subject.bounds, tempo=self._tempo)
+        decision = autoscale.decide(subject.bounds, subject.fleet, followed.history, tempo=self._tempo, now=self._clock())
+        words = autoscaling_status(subject.told, decision, may_update_load=self._may_update_load(followed))
+        if decision.desired != subject.fleet.replicas or words != subject.told:
+            self._call(key)
+
+    def _may_update_load(self, followed: _Followed) -> bool:
+        return self._clock() - followed.told_at >= self._report_interval

@@ -1,0 +1,155 @@
+"""What the Deployment and its pods say about a service, as frozen values. Pure parsing; `status` judges."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from millrace_operator.manifest import Manifest
+
+MAX_TERMINATION_MESSAGE = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trouble:
+    """Why a replica does not serve: one word, a sentence, and whether a human must act."""
+
+    cause: str
+    sentence: str
+    needs_a_human: bool
+    in_model: bool = False
+    """The container itself said so: its model could not be fetched or loaded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replica:
+    """One pod that is not on its way out."""
+
+    name: str
+    address: str
+    ready: bool
+    trouble: Trouble | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """The Deployment's counts. `updated` replicas run the present template."""
+
+    settled: bool
+    """The Deployment controller has seen the present spec."""
+    wanted: int
+    replicas: int
+    updated: int
+    ready: int
+    trouble: Trouble | None
+    pods: tuple[Replica, ...]
+
+    @property
+    def updated_ready(self) -> int:
+        """At least this many replicas of the present template serve: the old ones are counted as ready first."""
+        return max(0, self.ready - (self.replicas - self.updated)) if self.settled else 0
+
+    @property
+    def rolling(self) -> bool:
+        return not self.settled or self.updated < self.replicas
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        return tuple(pod.address for pod in self.pods if pod.ready and pod.address)
+
+
+def read_rollout(deployment: Manifest, pods: Sequence[Manifest]) -> Rollout:
+    status = deployment.get("status") or {}
+    return Rollout(
+        settled=status.get("observedGeneration", 0) >= deployment["metadata"]["generation"],
+        wanted=deployment["spec"].get("replicas", 1),
+        replicas=status.get("replicas", 0),
+        updated=status.get("updatedReplicas", 0),
+        ready=status.get("readyReplicas", 0),
+        trouble=_deployment_trouble(status.get("conditions") or ()),
+        pods=tuple(_replica(pod) for pod in pods if "deletionTimestamp" not in pod["metadata"]),
+    )
+
+
+def _deployment_trouble(conditions: Sequence[Manifest]) -> Trouble | None:
+    """Pods that the API server refuses (quota, policy) appear only here."""
+    for condition in conditions:
+        if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
+            message = condition.get("message", "")
+            cause = "QuotaExceeded" if "exceeded quota" in message else "PodsRefused"
+            return Trouble(cause=cause, sentence=message, needs_a_human=False)
+    return None
+
+
+def _replica(pod: Manifest) -> Replica:
+    status = pod.get("status") or {}
+    conditions = {condition["type"]: condition for condition in status.get("conditions") or ()}
+    ready = conditions.get("Ready", {}).get("status") == "True"
+    name = pod["metadata"]["name"]
+    trouble = None if ready else _pod_trouble(name, status, conditions)
+    return Replica(name=name, address=status.get("podIP", ""), ready=ready, trouble=trouble)
+
+
+def _pod_trouble(name: str, status: Manifest, conditions: dict[str, Manifest]) -> Trouble | None:
+    scheduled = conditions.get("PodScheduled", {})
+    if scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable":
+        message = scheduled.get("message", "")
+        cause = "InsufficientGPU" if "gpu" in message.lower() else "Unschedulable"
+        return Trouble(cause=cause, sentence=f"pod {name}: {message}", needs_a_human=False)
+    if status.get("phase") == "Failed":
+        cause = status.get("reason") or "PodFailed"
+        return Trouble(cause=cause, sentence=f"pod {name}: {status.get('message') or 'it failed'}", needs_a_human=False)
+    for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
+        trouble = _container_trouble(name, container)
+        if trouble:
+            return trouble
+    return None
+
+
+_NEVER_STARTS = {
+    "ErrImagePull": "ImagePullBackOff",
+    "ImagePullBackOff": "ImagePullBackOff",
+    "ErrImageNeverPull": "ErrImageNeverPull",
+    "InvalidImageName": "InvalidImageName",
+    "CreateContainerConfigError": "CreateContainerConfigError",
+    "CreateContainerError": "CreateContainerError",
+    "RunContainerError": "RunContainerError",
+}
+"""Waiting reasons that pass only when someone acts. The two of a failed pull alternate; they are one cause."""
+
+
+def _container_trouble(pod: str, container: Manifest) -> Trouble | None:
+    state = container.get("state") or {}
+    waiting = state.get("waiting") or {}
+    where = f"container {container['name']} of pod {pod}"
+    if waiting.get("reason") in _NEVER_STARTS:
+        cause = _NEVER_STARTS[waiting["reason"]]
+        return Trouble(cause=cause, sentence=f"{where}, image {container.get('image')}: {_settled(waiting)}", needs_a_human=True)
+    ended = state.get("terminated") or (container.get("lastState") or {}).get("terminated")
+    if not ended or ended.get("exitCode") == 0:
+        return None
+    again = container.get("restartCount", 0) >= 2
+    told = _termination_message(ended.get("message") or "")
+    if told:
+        return Trouble(cause=told[0], sentence=f"{where}: {told[1]}", needs_a_human=again, in_model=True)
+    if ended.get("reason") == "OOMKilled":
+        sentence = f"{where} used more memory than its limit; raise spec.resources.limits.memory or choose a smaller model"
+        return Trouble(cause="OutOfMemory", sentence=sentence, needs_a_human=again, in_model=True)
+    last_words = (ended.get("message") or "no message").strip()[-MAX_TERMINATION_MESSAGE:]
+    return Trouble(cause="ContainerFailed", sentence=f"{where} ended with exit code {ended.get('exitCode')}: {last_words}", needs_a_human=again)
+
+
+def _settled(waiting: Manifest) -> str:
+    """Kubernetes tells a failed pull in two alternating ways; only one of them names the cause, the other would flip the message."""
+    return "the image cannot be pulled" if waiting["reason"] in ("ErrImagePull", "ImagePullBackOff") else waiting.get("message", "")
+
+
+def _termination_message(text: str) -> tuple[str, str] | None:
+    """(cause, sentence) of the structured message that init and server container write; None when it is something else."""
+    try:
+        message = json.loads(text[:MAX_TERMINATION_MESSAGE])
+    except ValueError:
+        return None
+    if not isinstance(message, dict) or not isinstance(message.get("cause"), str) or not message["cause"].isalpha():
+        return None
+    stage, hint = str(message.get("stage", "start")), str(message.get("hint", ""))
+    return message["cause"][:63], f"{stage} failed: {message['cause']}. {hint}".strip()

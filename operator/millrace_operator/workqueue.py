@@ -1,0 +1,207 @@
+"""Which key is reconciled when. One running pass per key, bursts coalesced, failures retried later and later.
+
+`Schedule` and `TokenBucket` decide and are pure: time and chance are arguments. `WorkQueue` acts: it runs N workers over a
+schedule, each pass under a deadline. Nothing here knows what a key is or what a pass does.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+Key = TypeVar("Key", bound=Hashable)
+
+logger = logging.getLogger(__name__)
+
+
+class RetryLater(Exception):
+    """Raised by a pass that knows how long to wait: `seconds` is a lower bound for its back-off."""
+
+    def __init__(self, message: str, *, seconds: float) -> None:
+        super().__init__(message)
+        self.seconds = seconds
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Durations in seconds."""
+
+    coalesce: float
+    first_retry: float
+    last_retry: float
+
+
+@dataclass
+class _Failures:
+    count: int
+    last: float
+
+
+class Schedule(Generic[Key]):
+    """Due times per key. `now` is monotonic seconds; `chance` draws from [0, 1)."""
+
+    def __init__(self, pace: Pace, chance: Callable[[], float]) -> None:
+        self._pace = pace
+        self._chance = chance
+        self._due: dict[Key, float] = {}
+        self._again: dict[Key, float] = {}
+        self._running: set[Key] = set()
+        self._failures: dict[Key, _Failures] = {}
+
+    def add(self, key: Key, *, now: float, after: float = 0) -> None:
+        """Ask for a pass at `now + after`, or after the burst. An earlier due time stands.
+
+        A failing key is not brought forward to less than `first_retry` after its failure: our own writes cause events too.
+        """
+        due = now + max(after, self._pace.coalesce)
+        if key in self._failures:
+            due = max(due, self._failures[key].last + self._pace.first_retry)
+        waiting = self._again if key in self._running else self._due
+        waiting[key] = min(due, waiting.get(key, due))
+
+    def take(self, *, now: float) -> Key | None:
+        """The key that has been due longest, now marked as running; None when none is due."""
+        key = min(self._due, key=self._due.__getitem__, default=None)
+        if key is None or self._due[key] > now:
+            return None
+        del self._due[key]
+        self._running.add(key)
+        return key
+
+    def succeeded(self, key: Key, *, now: float, again_after: float | None = None) -> None:
+        self._failures.pop(key, None)
+        self._finish(key)
+        if again_after is not None:
+            self.add(key, now=now, after=again_after)
+
+    def failed(self, key: Key, *, now: float, at_least: float = 0) -> float:
+        """Schedules the retry and returns its delay: full jitter over a window that doubles, never below `at_least`."""
+        count = self._failures[key].count + 1 if key in self._failures else 1
+        self._failures[key] = _Failures(count, now)
+        window = min(self._pace.first_retry * 2.0 ** min(count - 1, 30), self._pace.last_retry)
+        delay = max(at_least, self._pace.coalesce, window * self._chance())
+        self._finish(key)
+        self._due[key] = min(now + delay, self._due.get(key, now + delay))
+        return delay
+
+    def forget(self, key: Key) -> None:
+        """Drop what is known of a key that no longer exists. A running pass ends undisturbed."""
+        self._failures.pop(key, None)
+        self._due.pop(key, None)
+        self._again.pop(key, None)
+
+    def next_due(self) -> float | None:
+        return min(self._due.values(), default=None)
+
+    def waited(self, *, now: float) -> float:
+        """Seconds that the oldest due key has been waiting for a worker."""
+        return max(0.0, now - min(self._due.values(), default=now))
+
+    @property
+    def depth(self) -> int:
+        return len(self._due)
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    def _finish(self, key: Key) -> None:
+        self._running.discard(key)
+        if key in self._again:
+            self._due[key] = self._again.pop(key)
+
+
+class TokenBucket:
+    """A rate with a burst. `reserve` takes a token and says how many seconds to wait before using it."""
+
+    def __init__(self, *, per_second: float, burst: int) -> None:
+        self._per_second = per_second
+        self._burst = burst
+        self._tokens = float(burst)
+        self._filled_at: float | None = None
+
+    def reserve(self, *, now: float) -> float:
+        if self._filled_at is not None:
+            self._tokens = min(self._burst, self._tokens + (now - self._filled_at) * self._per_second)
+        self._filled_at = now
+        self._tokens -= 1
+        return max(0.0, -self._tokens / self._per_second)
+
+
+class WorkQueue(Generic[Key]):
+    """Runs `work(key)` for keys that are due. `work` returns the seconds after which it wants to run again, or None."""
+
+    def __init__(
+        self,
+        work: Callable[[Key], Awaitable[float | None]],
+        *,
+        pace: Pace,
+        deadline: float,
+        clock: Callable[[], float] = time.monotonic,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self.schedule: Schedule[Key] = Schedule(pace, chance)
+        self._work = work
+        self._deadline = deadline
+        self._clock = clock
+        self._changed = asyncio.Event()
+        self._stopping = False
+
+    def add(self, key: Key, *, after: float = 0) -> None:
+        self.schedule.add(key, now=self._clock(), after=after)
+        self._changed.set()
+
+    def forget(self, key: Key) -> None:
+        self.schedule.forget(key)
+
+    @property
+    def waited(self) -> float:
+        return self.schedule.waited(now=self._clock())
+
+    async def run(self, workers: int) -> None:
+        """Returns after `stop()`, when the passes that were running have ended."""
+        async with asyncio.TaskGroup() as group:
+            for number in range(workers):
+                group.create_task(self._run_one(), name=f"worker {number}")
+
+    def stop(self) -> None:
+        """Start no further pass."""
+        self._stopping = True
+        self._changed.set()
+
+    async def _run_one(self) -> None:
+        while not self._stopping:
+            key = self.schedule.take(now=self._clock())
+            if key is None:
+                await self._wait()
+            else:
+                await self._pass(key)
+
+    async def _wait(self) -> None:
+        due = self.schedule.next_due()
+        self._changed.clear()
+        try:
+            async with asyncio.timeout(None if due is None else max(0.0, due - self._clock())):
+                await self._changed.wait()
+        except TimeoutError:
+            return
+
+    async def _pass(self, key: Key) -> None:
+        try:
+            async with asyncio.timeout(self._deadline):
+                again_after = await self._work(key)
+        except TimeoutError:
+            delay = self.schedule.failed(key, now=self._clock())
+            logger.error("%s: the pass took longer than %g s; retried in %.1f s", key, self._deadline, delay)
+        except RetryLater as later:
+            delay = self.schedule.failed(key, now=self._clock(), at_least=later.seconds)
+            logger.warning("%s: %s; retried in %.1f s", key, later, delay)
+        except Exception:  # noqa: BLE001 - the boundary: one service's bug must not stop the others
+            delay = self.schedule.failed(key, now=self._clock())
+            logger.exception("%s: the pass failed; retried in %.1f s", key, delay)
+        else:
+            self.schedule.succeeded(key, now=self._clock(), again_after=again_after)
+        self._changed.set()

@@ -1,0 +1,114 @@
+"""Who is in the system: admits or refuses in O(1), and keeps the counts that the autoscaler reads. Pure: time is an argument.
+
+Never waits and never looks into a request.
+"""
+
+import math
+
+from millrace_server.errors import QueueFull, WaitTooLong
+from millrace_server.load import Load
+
+MEMORY_SECONDS = 60.0
+"""Completions older than this weigh little in the service time."""
+LONGEST_RETRY_SECONDS = 60
+
+
+class Admission:
+    """Counts requests from admission to their end, whichever way they end."""
+
+    def __init__(self, *, slots: int, max_queue: int, max_concurrent: int, now: float) -> None:
+        self.slots = slots
+        self._max_queue = max_queue
+        self._max_concurrent = max_concurrent
+        self._started = now
+        self.in_system = 0
+        self.arrivals = 0
+        self.completed = 0
+        self.running_seconds = 0.0
+        self._engine_running = 0
+        self._counted_until = now
+        self._recent_running_seconds = 0.0
+        self._recent_completed = 0.0
+
+    @property
+    def capacity(self) -> int:
+        return min(self._max_concurrent, self.slots + self._max_queue)
+
+    @property
+    def running(self) -> int:
+        """The engine's last word, which lags a step behind the front: never more than are in the system."""
+        return min(self._engine_running, self.in_system)
+
+    @property
+    def queued(self) -> int:
+        return self.in_system - self.running
+
+    def enter(self, *, now: float, timeout: float) -> None:
+        """Admit one request that must end within `timeout` seconds, or raise QueueFull or WaitTooLong with a Retry-After."""
+        self.arrivals += 1
+        if self.in_system >= self.capacity:
+            message = f"{self.capacity} requests are already in the system, the limit of this replica"
+            raise QueueFull(message, retry_after=self.retry_after())
+        if self.expected_wait() > timeout:
+            message = f"a request would wait about {self.expected_wait():.0f} s for a slot, longer than its deadline of {timeout:.0f} s"
+            raise WaitTooLong(message, retry_after=self.retry_after())
+        self._count(now)
+        self.in_system += 1
+
+    def leave(self, *, now: float) -> None:
+        self._count(now)
+        self.in_system -= 1
+        self.completed += 1
+        self._recent_completed += 1
+
+    def answered_from_cache(self) -> None:
+        self.arrivals += 1
+        self.completed += 1
+
+    def withdraw(self, *, now: float) -> None:
+        """Undo `enter` for a request that turned out to be malformed: it was no demand."""
+        self._count(now)
+        self.in_system -= 1
+        self.arrivals -= 1
+
+    def engine_runs(self, running: int, *, now: float) -> None:
+        self._count(now)
+        self._engine_running = running
+
+    def service_seconds(self) -> float:
+        """Seconds that a request holds a slot, by Little's law over the recent past; 0 while unknown."""
+        return self._recent_running_seconds / self._recent_completed if self._recent_completed >= 1 else 0.0
+
+    def expected_wait(self) -> float:
+        """Seconds until a request that enters now gets a slot; 0 while the service time is unknown."""
+        ahead = self.in_system - self.slots + 1
+        return max(0, ahead) * self.service_seconds() / self.slots
+
+    def retry_after(self) -> int:
+        """Whole seconds after which about half of the queue has been served."""
+        return min(max(math.ceil(self.expected_wait() / 2), 1), LONGEST_RETRY_SECONDS)
+
+    def load(self, *, boot_id: str, draining: bool, ready: bool, now: float) -> Load:
+        self._count(now)
+        return Load(
+            boot_id=boot_id,
+            uptime_seconds=now - self._started,
+            draining=draining,
+            ready=ready,
+            slots=self.slots,
+            capacity=self.capacity,
+            queued=self.queued,
+            running=self.running,
+            arrivals=self.arrivals,
+            completed=self.completed,
+            running_seconds=self.running_seconds,
+        )
+
+    def _count(self, now: float) -> None:
+        passed = now - self._counted_until
+        self._counted_until = now
+        held = passed * self.running
+        self.running_seconds += held
+        kept = math.exp(-passed / MEMORY_SECONDS)
+        self._recent_running_seconds = self._recent_running_seconds * kept + held
+        self._recent_completed *= kept

@@ -1,0 +1,86 @@
+"""A model's folder: found, looked at and read once, before any of it is built. Pure files: no torch here.
+
+Only safetensors weights are accepted: a pickle can run code. Code that a repository brings along is never run either.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+from millrace_server.engine.failure import CannotServe
+
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+WEIGHTS = "*.safetensors"
+DESCRIPTIONS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+READ_BYTES = 8 * 1024 * 1024
+
+Report = Callable[[str, int, int], None]
+"""Called with a stage and `done` of `total`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    folder: Path
+    config: dict[str, Any]
+    """config.json as it stands; the keys are the model's own business, only the few we refuse by are read."""
+
+
+def find(*, name: str, path: str | None, revision: str | None = None) -> Path:
+    """The folder of MODEL_PATH, or of MODEL_NAME in the hub's cache on this machine: serving never downloads. Raises CannotServe."""
+    if path is not None:
+        if not Path(path).is_dir():
+            raise CannotServe("find", "ModelNotFound", f"MODEL_PATH={path!r} is not a folder; it must hold config.json and *.safetensors")
+        return Path(path)
+    try:
+        return Path(snapshot_download(name, revision=revision, local_files_only=True))
+    except (HFValidationError, LocalEntryNotFoundError):
+        hint = f"MODEL_NAME={name!r} is not in this machine's hub cache; run `hf download {name}` first, or set MODEL_PATH to a folder"
+        raise CannotServe("find", "ModelNotFound", hint) from None
+
+
+def inspect(folder: Path) -> Checkpoint:
+    """Refuse early what cannot be served. Raises CannotServe."""
+    file = folder / "config.json"
+    if not file.is_file():
+        raise CannotServe("inspect", "ModelNotFound", f"{folder} has no config.json; is it a transformers model?")
+    try:
+        config = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise CannotServe("inspect", "InvalidModel", f"config.json is not JSON: {error}") from None
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise CannotServe("inspect", "InvalidModel", "config.json names no model_type")
+    quantization = config.get("quantization_config")
+    if quantization:
+        method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else "unknown"
+        hint = f"the weights are quantised ({method}); use the model's bfloat16, float16 or float32 version"
+        raise CannotServe("inspect", "UnsupportedQuantization", hint)
+    if not any(folder.glob(WEIGHTS)):
+        if any(file for pattern in PICKLES for file in folder.glob(pattern)):
+            raise CannotServe("inspect", "InvalidModel", "the weights are pickles, which can run code; convert them to safetensors")
+        raise CannotServe("inspect", "InvalidModel", f"{folder} has no {WEIGHTS} file")
+    return Checkpoint(folder, config)
+
+
+def read(checkpoint: Checkpoint, report: Report) -> str:
+    """Read every file once, which also brings the weights into the page cache, and hash them.
+
+    Returns the revision: the hub's commit when the folder is a snapshot of it, else the hash (40 hex digits).
+    """
+    files = [file for name in DESCRIPTIONS if (file := checkpoint.folder / name).is_file()]
+    files += sorted(checkpoint.folder.glob(WEIGHTS))
+    total, done = sum(file.stat().st_size for file in files), 0
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
+        with file.open("rb") as stream:
+            while part := stream.read(READ_BYTES):
+                digest.update(part)
+                done += len(part)
+                report("read", done, total)
+    return checkpoint.folder.name if checkpoint.folder.parent.name == "snapshots" else digest.hexdigest()[:40]

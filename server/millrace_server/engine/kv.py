@@ -1,0 +1,296 @@
+"""Keys and values of the running sequences, and attention over them. Only the model runner knows this layout.
+
+A prompt's keys and values grow in a `Row` of its own, chunk by chunk. Once the prompt is complete, one copy moves the row into the
+`Lane` of its capacity (64, 128, 256, … tokens), where sequences of similar length decode together: one batched product per lane, over
+rows that are kept dense, so that nothing is gathered. A sequence that outgrows its lane moves to the next. Therefore a row's
+attention costs what its own length costs (at most twice), and its shape does not depend on the batch mates.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from millrace_server.engine.scheduler import Chunk
+from millrace_server.engine.sequence import Sequence
+
+SMALLEST_CAPACITY = 64
+"""Tokens of the first lane. Below this the calls cost more than the arithmetic."""
+SCORES_LIMIT = 1 << 24
+"""Attention scores of a prompt that are held at once; longer ones are computed in blocks of queries."""
+
+Layers = dict[int, Tensor]
+"""One tensor per layer, [heads, capacity, size] in a row and [rows, heads, capacity, size] in a lane. Filled as layers first speak."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """How a layer attends: scores are scaled, soft-capped when told, and see only the last `window` tokens when told."""
+
+    scaling: float
+    window: int | None = None
+    softcap: float | None = None
+
+
+class Group(Protocol):
+    """Tokens of a step that attend together."""
+
+    tokens: int
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, rules: Rules) -> Tensor:
+        """Stores key and value [tokens, kv_heads, size]; returns the attention of query [tokens, heads, size]."""
+
+
+@dataclass(eq=False, slots=True)
+class Row:
+    """One sequence whose prompt is being computed."""
+
+    capacity: int
+    keys: Layers = field(default_factory=dict)
+    values: Layers = field(default_factory=dict)
+
+
+class Lane:
+    """The sequences of one capacity, dense in rows 0…n-1."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.owners: list[Sequence] = []
+        self.keys: Layers = {}
+        self.values: Layers = {}
+        self._rows = 0
+
+    def append(self, owner: Sequence, keys: Layers, values: Layers) -> None:
+        """Copy a row of this or a smaller capacity in."""
+        index = len(self.owners)
+        if index == self._rows:
+            self._resize(max(1, 2 * self._rows), keys, values)
+        for layers, source in ((self.keys, keys), (self.values, values)):
+            for layer, tensor in source.items():
+                row, length = layers[layer][index], tensor.shape[1]
+                row[:, :length] = tensor
+                # Masked keys weigh nothing, but nothing times a former owner's NaN is NaN.
+                row[:, length:] = 0
+        self.owners.append(owner)
+
+    def remove(self, owner: Sequence) -> None:
+        """Fill the gap with the last row; give memory back when a quarter of it is in use."""
+        index, last = self.owners.index(owner), len(self.owners) - 1
+        self.owners[index] = self.owners[last]
+        self.owners.pop()
+        if index != last:
+            for layers in (self.keys, self.values):
+                for tensor in layers.values():
+                    tensor[index] = tensor[last]
+        if last * 4 <= self._rows:
+            self._resize(self._rows // 2 if last else 0, self.keys, self.values)
+
+    def row(self, owner: Sequence) -> tuple[Layers, Layers]:
+        """Views of one sequence's keys and values."""
+        index = self.owners.index(owner)
+        return {layer: t[index] for layer, t in self.keys.items()}, {layer: t[index] for layer, t in self.values.items()}
+
+    def _resize(self, rows: int, keys: Layers, values: Layers) -> None:
+        used = len(self.owners)
+        for layers, like in ((self.keys, keys), (self.values, values)):
+            for layer, tensor in list(like.items()):
+                grown = tensor.new_zeros((rows, tensor.shape[-3], self.capacity, tensor.shape[-1]))
+                if used:
+                    grown[:used] = layers[layer][:used]
+                layers[layer] = grown
+        self._rows = rows
+
+
+class LaneGroup:
+    """One new token each of a lane's sequences."""
+
+    def __init__(self, lane: Lane, chunks: list[Chunk], device: torch.device) -> None:
+        self.tokens = len(chunks)
+        self._lane = lane
+        rows = [lane.owners.index(chunk.sequence) for chunk in chunks]
+        self._rows = torch.tensor(rows, device=device)
+        self._all = rows == list(range(len(lane.owners)))
+        self._positions = torch.tensor([chunk.start for chunk in chunks], device=device)
+        self._targets: dict[int, Tensor] = {}
+        self._biases: dict[tuple[int | None, int], Tensor] = {}
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, rules: Rules) -> Tensor:
+        heads = key.shape[1]
+        keys = self._store(self._lane.keys[layer], key)
+        values = self._store(self._lane.values[layer], value)
+        grouped = (query * rules.scaling).reshape(self.tokens * heads, -1, query.shape[-1])
+        attended = _attend(grouped, keys, values, self._bias(rules.window, heads, query.dtype), rules.softcap)
+        return attended.view(self.tokens, -1, value.shape[-1])
+
+    def _store(self, stored: Tensor, new: Tensor) -> Tensor:
+        """Write the new tokens; returns the group's rows as [tokens * heads, capacity, size], without a copy when all take part."""
+        heads, size = new.shape[1:]
+        target = self._targets.get(heads)
+        if target is None:
+            first = (self._rows[:, None] * heads + torch.arange(heads, device=self._rows.device)) * self._lane.capacity
+            target = self._targets[heads] = (first + self._positions[:, None]).view(-1)
+        stored.view(-1, size).index_copy_(0, target, new.reshape(-1, size))
+        rows = stored[: self.tokens] if self._all else stored.index_select(0, self._rows)
+        return rows.view(-1, self._lane.capacity, size)
+
+    def _bias(self, window: int | None, heads: int, dtype: torch.dtype) -> Tensor:
+        bias = self._biases.get((window, heads))
+        if bias is None:
+            seen = torch.arange(self._lane.capacity, device=self._positions.device)
+            bias = _bias(self._positions[:, None, None], seen, window, dtype).repeat_interleave(heads, dim=0)
+            self._biases[window, heads] = bias
+        return bias
+
+
+class PromptGroup:
+    """A chunk of one sequence's prompt."""
+
+    def __init__(self, row: Row, chunk: Chunk) -> None:
+        self.tokens = chunk.length
+        self._row = row
+        self._start, self._end = chunk.start, chunk.end
+        self._biases: dict[int | None, Tensor] = {}
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, rules: Rules) -> Tensor:
+        heads, groups = key.shape[1], query.shape[1] // key.shape[1]
+        keys = self._store(self._row.keys, layer, key)
+        values = self._store(self._row.values, layer, value)
+        query = (query * rules.scaling).view(self.tokens, heads, groups, -1).permute(1, 2, 0, 3)
+        bias = self._bias(rules.window, query)
+        blocks: list[Tensor] = []
+        size = max(1, SCORES_LIMIT // (heads * groups * self._end))
+        for start in range(0, self.tokens, size):
+            block = query[:, :, start : start + size]
+            rows = block.shape[2]
+            block_bias = bias[start : start + rows].repeat(groups, 1)
+            attended = _attend(block.reshape(heads, groups * rows, -1), keys, values, block_bias, rules.softcap)
+            blocks.append(attended.view(heads, groups, rows, -1))
+        whole = blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=2)
+        return whole.permute(2, 0, 1, 3).reshape(self.tokens, heads * groups, -1)
+
+    def _store(self, layers: Layers, layer: int, new: Tensor) -> Tensor:
+        stored = layers.get(layer)
+        if stored is None:
+            stored = layers[layer] = new.new_zeros((new.shape[1], self._row.capacity, new.shape[2]))
+        stored[:, self._start : self._end] = new.transpose(0, 1)
+        return stored[:, : self._end]
+
+    def _bias(self, window: int | None, query: Tensor) -> Tensor:
+        bias = self._biases.get(window)
+        if bias is None:
+            positions = torch.arange(self._start, self._end, device=query.device)[:, None]
+            bias = self._biases[window] = _bias(positions, torch.arange(self._end, device=query.device), window, query.dtype)
+        return bias
+
+
+class KVCache:
+    """Rows and lanes of all sequences, and the step that is being computed."""
+
+    def __init__(self, max_length: int, device: torch.device) -> None:
+        self._max_length = max_length
+        self._device = device
+        self._rows: dict[Sequence, Row] = {}
+        self._lanes: dict[int, Lane] = {}
+        self._homes: dict[Sequence, Lane] = {}
+        self._groups: list[Group] = []
+
+    def capacity(self, tokens: int) -> int:
+        """Tokens that a row of `tokens` occupies."""
+        doubled = max(SMALLEST_CAPACITY, 1 << (tokens - 1).bit_length())
+        return min(doubled, max(SMALLEST_CAPACITY, self._max_length))
+
+    def begin(self, chunks: Iterable[Chunk]) -> list[Chunk]:
+        """Make room for a step. Returns its chunks in the order in which their tokens must be laid out."""
+        decoding: dict[int, list[Chunk]] = {}
+        prompts: list[Chunk] = []
+        for chunk in chunks:
+            if chunk.sequence in self._homes:
+                decoding.setdefault(self._home(chunk).capacity, []).append(chunk)
+            else:
+                prompts.append(chunk)
+        self._groups = []
+        for capacity, members in decoding.items():
+            lane = self._lanes[capacity]
+            order = {owner: index for index, owner in enumerate(lane.owners)}
+            members.sort(key=lambda chunk: order[chunk.sequence])
+            self._groups.append(LaneGroup(lane, members, self._device))
+        for chunk in prompts:
+            row = self._rows.setdefault(chunk.sequence, Row(self.capacity(len(chunk.sequence.tokens))))
+            self._groups.append(PromptGroup(row, chunk))
+        return [*(chunk for members in decoding.values() for chunk in members), *prompts]
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, rules: Rules) -> Tensor:
+        """Attention of a whole step, tokens first: query [tokens, heads, size], key and value [tokens, kv_heads, size]."""
+        if len(self._groups) == 1:
+            return self._groups[0].attend(layer, query, key, value, rules)
+        parts: list[Tensor] = []
+        start = 0
+        for group in self._groups:
+            part = slice(start, start + group.tokens)
+            parts.append(group.attend(layer, query[part], key[part], value[part], rules))
+            start = part.stop
+        return torch.cat(parts)
+
+    def end(self, chunks: Iterable[Chunk]) -> None:
+        """A step was computed: sequences whose prompt is complete join a lane."""
+        for chunk in chunks:
+            if chunk.samples and (row := self._rows.pop(chunk.sequence, None)):
+                self._settle(chunk.sequence, row.capacity, row.keys, row.values)
+
+    def release(self, sequence: Sequence) -> None:
+        """Forget a sequence; unknown ones are fine (a request may end before its first step)."""
+        self._rows.pop(sequence, None)
+        lane = self._homes.pop(sequence, None)
+        if lane:
+            lane.remove(sequence)
+            if not lane.owners:
+                del self._lanes[lane.capacity]
+
+    def bytes_held(self) -> int:
+        """Memory of all rows and lanes."""
+        return sum(
+            tensor.nbytes
+            for holder in (*self._rows.values(), *self._lanes.values())
+            for layers in (holder.keys, holder.values)
+            for tensor in layers.values()
+        )
+
+    def layers(self, sequence: Sequence) -> int:
+        """Layers that have stored keys of a sequence."""
+        holder = self._rows.get(sequence) or self._homes[sequence]
+        return len(holder.keys)
+
+    def _home(self, chunk: Chunk) -> Lane:
+        lane = self._homes[chunk.sequence]
+        if chunk.end > lane.capacity:
+            keys, values = lane.row(chunk.sequence)
+            self._settle(chunk.sequence, self.capacity(chunk.end), keys, values)
+            lane.remove(chunk.sequence)
+            if not lane.owners:
+                del self._lanes[lane.capacity]
+        return self._homes[chunk.sequence]
+
+    def _settle(self, sequence: Sequence, capacity: int, keys: Layers, values: Layers) -> None:
+        lane = self._lanes.get(capacity)
+        if lane is None:
+            lane = self._lanes[capacity] = Lane(capacity)
+        lane.append(sequence, keys, values)
+        self._homes[sequence] = lane
+
+
+def _attend(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor, softcap: float | None) -> Tensor:
+    """query [n, rows, size] (scaled) on keys and values [n, length, size], with a bias that broadcasts over the scores."""
+    scores = torch.bmm(query, keys.transpose(1, 2))
+    if softcap is not None:
+        scores = scores.div_(softcap).tanh_().mul_(softcap)
+    return torch.bmm(torch.softmax(scores.add_(bias), dim=-1), values)
+
+
+def _bias(positions: Tensor, seen: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:
+    """0 where a query at `positions` sees a key, else -inf."""
+    hidden = seen > positions
+    if window is not None:
+        hidden = hidden | (seen <= positions - window)
+    return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, float("-inf"))

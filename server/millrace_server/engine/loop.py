@@ -1,0 +1,131 @@
+"""The step loop: takes what arrived, lets the scheduler decide, computes, and says what came out. One Step message per step.
+
+It never dies silently: an error in a step ends that step's requests and the loop goes on, an error elsewhere ends the process, and
+silence is impossible because an idle loop speaks every second.
+"""
+
+import logging
+import queue
+import secrets
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from millrace_server.engine.messages import Cancel, FromFront, Output, Step, Submit
+from millrace_server.engine.scheduler import Chunk, Plan, Scheduler
+from millrace_server.engine.sequence import Sequence
+
+HEARTBEAT_SECONDS = 1.0
+
+log = logging.getLogger(__name__)
+
+
+class Runner(Protocol):
+    """What the loop needs of a model."""
+
+    def run(self, chunks: tuple[Chunk, ...]) -> list[int]:
+        """The next token of each chunk that samples."""
+
+    def release(self, sequence: Sequence) -> None:
+        """Forget a sequence, also one that was never run."""
+
+
+class Loop:
+    """Owns the scheduler and the runner. `inbox` may be filled by any thread; everything else happens in the caller of `step`."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        runner: Runner,
+        *,
+        inbox: queue.SimpleQueue[FromFront],
+        emit: Callable[[Step], None],
+        max_length: int,
+        vocabulary: int,
+        clock: Callable[[], float] = time.monotonic,
+        draw_seed: Callable[[], int] = lambda: secrets.randbits(64),
+    ) -> None:
+        self._inbox = inbox
+        self._scheduler = scheduler
+        self._runner = runner
+        self._emit = emit
+        self._max_length = max_length
+        self._vocabulary = vocabulary
+        self._clock = clock
+        self._draw_seed = draw_seed
+        self._wake_at: float | None = None
+        self._spoke_at = clock()
+
+    def step(self) -> None:
+        """One turn: waits only while there is nothing to compute."""
+        outputs = self._take_inbox()
+        plan = self._scheduler.schedule(now=self._clock())
+        outputs += [_expire(sequence) for sequence in plan.expired]
+        outputs += self._compute(plan)
+        self._release(plan)
+        self._wake_at = plan.wake_at
+        self._speak(outputs, worked=bool(plan.chunks))
+
+    def _take_inbox(self) -> list[Output]:
+        refused: list[Output] = []
+        patience = self._patience()
+        while True:
+            try:
+                message = self._inbox.get(timeout=patience) if patience > 0 else self._inbox.get_nowait()
+            except queue.Empty:
+                return refused
+            patience = 0.0
+            if isinstance(message, Cancel):
+                sequence = self._scheduler.cancel(message.request_id)
+                if sequence:
+                    self._runner.release(sequence)
+            elif reason := self._objection(message):
+                refused.append(Output(request_id=message.request_id, tokens=[], finish_reason="error", error=reason))
+            else:
+                seed = self._draw_seed() if message.seed is None else message.seed
+                now = self._clock()
+                self._scheduler.add(Sequence(message, seed=seed, arrived=now), now=now)
+
+    def _patience(self) -> float:
+        """Seconds to wait for a message before the next step."""
+        if self._scheduler.running or (self._scheduler.waiting and self._wake_at is None):
+            return 0.0
+        until = self._spoke_at + HEARTBEAT_SECONDS
+        return max(0.0, (until if self._wake_at is None else min(until, self._wake_at)) - self._clock())
+
+    def _objection(self, request: Submit) -> str | None:
+        """Why a request cannot run. The front has checked already; one bad request must not reach a step that others share."""
+        if not request.prompt:
+            return "the prompt has no tokens"
+        if request.max_tokens < 1:
+            return f"max_tokens={request.max_tokens} is below 1"
+        if len(request.prompt) + request.max_tokens > self._max_length:
+            return f"{len(request.prompt)} prompt tokens and max_tokens={request.max_tokens} exceed the limit of {self._max_length} tokens"
+        if min(request.prompt) < 0 or max(request.prompt) >= self._vocabulary:
+            return f"a prompt token is outside the vocabulary of {self._vocabulary}"
+        return None
+
+    def _compute(self, plan: Plan) -> list[Output]:
+        if not plan.chunks:
+            return []
+        try:
+            tokens = self._runner.run(plan.chunks)
+        except Exception as error:
+            log.exception("a step of %d requests failed", len(plan.chunks))
+            return self._scheduler.fail(plan, f"the engine failed while computing this request ({type(error).__name__})")
+        return self._scheduler.commit(plan, tokens)
+
+    def _release(self, plan: Plan) -> None:
+        for sequence in (*plan.expired, *(chunk.sequence for chunk in plan.chunks)):
+            if sequence.finish_reason:
+                self._runner.release(sequence)
+
+    def _speak(self, outputs: list[Output], *, worked: bool) -> None:
+        now = self._clock()
+        if worked or outputs or now >= self._spoke_at + HEARTBEAT_SECONDS:
+            self._spoke_at = now
+            self._emit(Step(outputs=outputs, running=len(self._scheduler.running), waiting=len(self._scheduler.waiting)))
+
+
+def _expire(sequence: Sequence) -> Output:
+    return Output(request_id=sequence.request.request_id, tokens=[], finish_reason="deadline")

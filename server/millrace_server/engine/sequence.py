@@ -1,0 +1,52 @@
+"""One request's life in the engine: what was asked never changes, what was computed only grows."""
+
+from dataclasses import dataclass, field
+
+from millrace_server.engine.messages import Submit
+
+
+@dataclass(eq=False, slots=True)
+class Sequence:
+    """A prompt and the answer that grows behind it.
+
+    `tokens` holds the prompt, then every token of the answer; the first `computed` of them are in the KV cache. A step computes some
+    or all of the rest, and when it reaches the end it yields one more token. So a prompt and a single new token are the same
+    thing of different length, and the scheduler needs no notion of phases.
+    """
+
+    request: Submit
+    seed: int
+    """Chooses the answer together with each token's position; given by the client or drawn once on arrival."""
+    arrived: float
+    """Monotonic time."""
+    tokens: list[int] = field(init=False)
+    computed: int = 0
+    finish_reason: str | None = None
+
+    def __post_init__(self) -> None:
+        self.tokens = list(self.request.prompt)
+
+    @property
+    def pending(self) -> int:
+        """Tokens that must be computed before the next one can be sampled."""
+        return len(self.tokens) - self.computed
+
+    @property
+    def generated(self) -> int:
+        """Tokens of the answer so far."""
+        return len(self.tokens) - len(self.request.prompt)
+
+    @property
+    def final_length(self) -> int:
+        """Tokens that prompt and answer hold together at most."""
+        return len(self.request.prompt) + self.request.max_tokens
+
+    def accept(self, token: int, eos_token_ids: frozenset[int]) -> bool:
+        """Append a sampled token, or end. Returns whether the token belongs to the answer (a stop token does not)."""
+        if token in self.request.stop_token_ids or (token in eos_token_ids and not self.request.ignore_eos):
+            self.finish_reason = "stop"
+            return False
+        self.tokens.append(token)
+        if self.generated >= self.request.max_tokens:
+            self.finish_reason = "length"
+        return True

@@ -1,0 +1,92 @@
+"""One request and its answer, seen from outside: an id, a status that is counted and logged, and an end to surprises.
+
+Pure ASGI. It is the only place that turns an unexpected exception into an answer, and the only one that closes old connections.
+"""
+
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from millrace_server.errors import RequestError, error_response
+
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+CLIENT_LEFT = 499
+"""The status of a request whose client left before its answer, as nginx counts it."""
+OTHER_ENDPOINT = "other"
+
+logger = logging.getLogger(__name__)
+
+Observer = Callable[[str, int, float], None]
+"""endpoint (the route's template), status code, seconds."""
+
+
+class Exchange:
+    def __init__(self, app: ASGIApp, *, observe: Observer, is_draining: Callable[[], bool]) -> None:
+        self._app = app
+        self._observe = observe
+        self._is_draining = is_draining
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        arrived = time.monotonic()
+        state = scope.setdefault("state", {})
+        state["arrived"] = arrived
+        state["request_id"] = request_id = _request_id(scope)
+        status = CLIENT_LEFT
+
+        async def send_marked(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = request_id
+                if self._is_last_answer(scope, status):
+                    headers["connection"] = "close"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_marked)
+        except RequestError as error:
+            await self._answer_error(error, scope, receive, send_marked, started=status != CLIENT_LEFT)
+        except Exception:
+            logger.exception("a request failed unexpectedly", extra={"request_id": request_id})
+            error = RequestError("the server failed unexpectedly; its log has the cause under this request's id")
+            await self._answer_error(error, scope, receive, send_marked, started=status != CLIENT_LEFT)
+        finally:
+            seconds = time.monotonic() - arrived
+            endpoint = getattr(scope.get("route"), "path", OTHER_ENDPOINT)
+            self._observe(endpoint, status, seconds)
+            logger.info(
+                "request",
+                extra={
+                    "method": scope["method"],
+                    "endpoint": endpoint,
+                    "status": status,
+                    "seconds": round(seconds, 6),
+                    "request_id": request_id,
+                },
+            )
+
+    def _is_last_answer(self, scope: Scope, status: int) -> bool:
+        """408 and 413 leave unread bytes behind; an old connection makes room for one to another replica."""
+        connection = scope["state"].get("connection")
+        is_old = connection is not None and time.monotonic() > connection.expires
+        return is_old or self._is_draining() or status in (408, 413)
+
+    async def _answer_error(self, error: RequestError, scope: Scope, receive: Receive, send: Send, *, started: bool) -> None:
+        """A started answer cannot be taken back: raising lets the server cut the connection, so that the client sees it is incomplete."""
+        if started:
+            raise error
+        await error_response(error)(scope, receive, send)
+
+
+def _request_id(scope: Scope) -> str:
+    given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+    return given.decode("ascii") if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex

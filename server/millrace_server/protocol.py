@@ -1,0 +1,177 @@
+"""What travels over HTTP: the shape of every request and answer, and the reading of a body into one of them.
+
+msgspec checks types, bounds and unknown fields while it parses, in bounded time and depth; it knows no NaN and no Infinity.
+Times are seconds unless a name says otherwise.
+"""
+
+from typing import Annotated, TypeVar, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from millrace_server.errors import BadRequest, NotJSON, UnknownField
+
+DEFAULT_MAX_TOKENS = 100
+LARGEST_INTEGER = 2**31 - 1
+SMALLEST_TEMPERATURE = 1e-5
+"""Below it sampling is greedy: dividing logits by less overflows."""
+
+Shape = TypeVar("Shape")
+
+
+class InferRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """POST /api/v1/infer."""
+
+    prompt: Annotated[str, Meta(min_length=1)]
+    max_tokens: Annotated[int, Meta(ge=1, le=LARGEST_INTEGER)] | None = None
+    """Unset: 100, or what the context leaves when that is less."""
+    temperature: Annotated[float, Meta(ge=0, le=2)] = 0.7
+    """0 is greedy."""
+    top_p: Annotated[float, Meta(gt=0, le=1)] = 0.9
+    seed: Annotated[int, Meta(ge=0, le=LARGEST_INTEGER)] | None = None
+    """The same seed and request sample the same text. Unset: every call differs."""
+    use_cache: bool | None = None
+    """Unset: greedy answers are cached. True: sampled ones too. False: neither read nor written."""
+
+    def is_greedy(self) -> bool:
+        return self.temperature < SMALLEST_TEMPERATURE
+
+
+class InferAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    text: str
+    """The prompt, then what the model wrote."""
+    request_id: str
+    latency_ms: float
+    tokens_generated: int
+    cached: bool
+
+
+class RequestCounts(msgspec.Struct, frozen=True, kw_only=True):
+    total: int
+    """Inference requests answered since the start, whatever the answer."""
+    errors: int
+    """Those that the server failed: 5xx, refusals (503) not among them."""
+    success_rate: float
+    """1 − errors / total; 1 before the first request."""
+
+
+class Throughput(msgspec.Struct, frozen=True, kw_only=True):
+    qps: float
+    """Inference requests answered per second over the last minute."""
+    tokens_generated: int
+    """Since the start."""
+
+
+class Latency(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds of successful inference requests over the last five minutes; 0 when there were none."""
+
+    p50: float
+    p95: float
+    p99: float
+    mean: float
+
+
+class HealthMetrics(msgspec.Struct, frozen=True, kw_only=True):
+    requests: RequestCounts
+    throughput: Throughput
+    latency: Latency
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """GET /health."""
+
+    status: str
+    """healthy, loading, draining or failed; all but the first with status code 503."""
+    model_loaded: bool
+    queue_size: int
+    metrics: HealthMetrics
+
+
+class RequestReport(msgspec.Struct, frozen=True, kw_only=True):
+    total: int
+    succeeded: int
+    errors: int
+    refused: int
+    """503: queue full, wait too long, loading or draining."""
+    client_errors: int
+    """4xx, and clients that left before their answer."""
+    error_rate: float
+
+
+class SystemReport(msgspec.Struct, frozen=True, kw_only=True):
+    cpu_percent: float
+    """Of the whole machine, since the previous look."""
+    memory_percent: float
+    memory_used_bytes: int
+    memory_total_bytes: int
+    process_memory_bytes: int
+    """Resident memory of the HTTP process and its engine."""
+
+
+class CacheReport(msgspec.Struct, frozen=True, kw_only=True):
+    type: str
+    hits: int
+    misses: int
+    hit_rate: float
+    entries: int
+    bytes: int
+    max_bytes: int
+    evictions: int
+
+
+class QueueReport(msgspec.Struct, frozen=True, kw_only=True):
+    size: int
+    """Requests that wait for a slot."""
+    running: int
+    slots: int
+    limit: int
+    """Requests in the system, waiting and running, above which new ones are refused."""
+
+
+class MetricsReport(msgspec.Struct, frozen=True, kw_only=True):
+    """GET /metrics as JSON."""
+
+    requests: RequestReport
+    throughput: Throughput
+    latency: Latency
+    system: SystemReport
+    cache: CacheReport
+    queue: QueueReport
+
+
+def read(body: bytes, shape: type[Shape]) -> Shape:
+    """The body as `shape`. Raises BadRequest that names the field and its limits, or NotJSON."""
+    try:
+        return msgspec.json.decode(body, type=shape)
+    except msgspec.ValidationError as error:
+        raise _wrong_field(str(error), shape) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise NotJSON(f"the body is not valid JSON: {error}") from None
+
+
+def _wrong_field(message: str, shape: type) -> BadRequest:
+    """msgspec's sentence with the field in front and both of its limits behind."""
+    complaint, _, path = message.partition(" - at `$.")
+    field = path.rstrip("`").split(".")[0].split("[")[0]
+    if complaint.startswith("Object contains unknown field"):
+        name = complaint.split("`")[1]
+        known = ", ".join(shape.__struct_fields__)  # type: ignore[attr-defined]
+        return UnknownField(f"{name[:64]} is not a field of this request; the fields are {known}", param=name[:64])
+    if complaint.startswith("Object missing required field"):
+        name = complaint.split("`")[1]
+        return BadRequest(f"{name} is missing; it is required", param=name)
+    if not field:
+        return BadRequest(f"the body must be a JSON object: {complaint[0].lower()}{complaint[1:]}")
+    limits = _limits(get_type_hints(shape, include_extras=True)[field])
+    detail = f"{complaint[0].lower()}{complaint[1:]}".replace("`", "")
+    return BadRequest(f"{field} is refused: {detail}{f'; it must be {limits}' if limits else ''}", param=field)
+
+
+def _limits(annotation: object) -> str:
+    """The bounds written in an annotation, in words."""
+    if get_origin(annotation) is Annotated:
+        meta = next(part for part in get_args(annotation) if isinstance(part, Meta))
+        bounds = [(meta.ge, "at least {}"), (meta.gt, "above {}"), (meta.le, "at most {}"), (meta.lt, "below {}")]
+        bounds.append((meta.min_length, "at least {} character long"))
+        return " and ".join(words.format(bound) for bound, words in bounds if bound is not None)
+    return next((limits for part in get_args(annotation) if (limits := _limits(part))), "")
