@@ -86,6 +86,12 @@ def cni_folder() -> Path:
     return installed if (installed / "bridge").exists() else unpacked(CNI_PACKAGE) / "root" / "usr" / "lib" / "cni"
 
 
+def search_path(*names: str) -> str:
+    """A PATH on which these tools come first."""
+    folders = dict.fromkeys(str(tool(name).parent) for name in names)
+    return ":".join([*folders, os.environ.get("PATH", os.defpath)])
+
+
 def unpacked(package: str) -> Path:
     """A folder with `root/` (the package and those of its dependencies that the host lacks) and `bin/` (its programs)."""
     return cache.folder(f"debian/{_release()}/{package}", lambda folder: _unpack(package, folder))

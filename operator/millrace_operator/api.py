@@ -59,28 +59,54 @@ def list_map(key: str) -> dict[str, Any]:
     return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
 
 
+def text(pattern: str, message: str, *, at_most: int, at_least: int = 1) -> Any:  # noqa: ANN401 - pydantic's own Field has this type
+    """A string of a form that `message` explains; a CRD's `pattern` would answer with the regular expression."""
+    rule = Rule(cel=f"self.matches(r'{pattern}')", message=message)
+    return Field(min_length=at_least, max_length=at_most, pattern=pattern, json_schema_extra=validations(rule))
+
+
+def validations(*rules: Rule) -> dict[str, Any]:
+    """The rules of a field that is no model."""
+    return {"x-kubernetes-validations": [rule.schema() for rule in rules]}
+
+
 _QUALIFIED_NAME = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 _LABEL_KEY = rf"^({DNS_SUBDOMAIN}/)?{_QUALIFIED_NAME}$"
+_LABEL_VALUE = rf"^({_QUALIFIED_NAME})?$"
+_MODEL_NAME = r"^[A-Za-z0-9]([A-Za-z0-9._:@/+-]*[A-Za-z0-9])?$"
+_EXTENDED_RESOURCE = rf"^{DNS_SUBDOMAIN}/{_QUALIFIED_NAME}$"
 _MAX_KEY_LENGTH = 253
 
-ObjectName = Annotated[str, Field(min_length=1, max_length=253, pattern=rf"^{DNS_SUBDOMAIN}$")]
-ModelName = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9]([A-Za-z0-9._:@/+-]*[A-Za-z0-9])?$")]
-ImageName = Annotated[str, Field(min_length=1, max_length=512, pattern=IMAGE_PATTERN)]
-LabelKey = Annotated[str, Field(max_length=_MAX_KEY_LENGTH, pattern=_LABEL_KEY)]
-LabelValue = Annotated[str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$")]
+ObjectName = Annotated[
+    str, text(rf"^{DNS_SUBDOMAIN}$", "must be an object's name: lower-case letters, digits, '-' and '.', without a namespace", at_most=253)
+]
+ModelName = Annotated[
+    str, text(_MODEL_NAME, "must be letters, digits and . _ : @ / + - between them, such as Qwen/Qwen2.5-0.5B-Instruct", at_most=253)
+]
+ImageName = Annotated[str, text(IMAGE_PATTERN, "must be an image: NAME[:TAG][@sha256:DIGEST]", at_most=512)]
+LabelKey = Annotated[str, text(_LABEL_KEY, "must be [PREFIX/]NAME", at_most=_MAX_KEY_LENGTH)]
+LabelValue = Annotated[
+    str,
+    text(
+        _LABEL_VALUE,
+        "must be at most 63 letters, digits, '-', '_' and '.', beginning and ending with a letter or digit",
+        at_most=63,
+        at_least=0,
+    ),
+]
 AnnotationValue = Annotated[str, Field(max_length=4096)]
 
-_QUANTITY_PATTERN = r"^[0-9]{1,15}(\.[0-9]{1,9})?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"
+_QUANTITY = r"^[0-9]{1,15}(\.[0-9]{1,9})?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"
 Quantity = Annotated[
     str,
     BeforeValidator(lambda value: str(value) if isinstance(value, int) and not isinstance(value, bool) else value),
-    Field(pattern=_QUANTITY_PATTERN),
+    Field(pattern=_QUANTITY),
     WithJsonSchema(
         {
             "anyOf": [{"type": "integer"}, {"type": "string"}],
-            "pattern": _QUANTITY_PATTERN,
             "maxLength": 32,
             "x-kubernetes-int-or-string": True,
+            **validations(Rule(cel=f"string(self).matches(r'{_QUANTITY}')", message="must be a quantity: 2, 500m, 8Gi")),
         }
     ),
 ]
@@ -88,7 +114,7 @@ Quantity = Annotated[
 
 def keys_are_labels(what: str) -> Rule:
     return Rule(
-        cel=f"self.all(key, size(key) <= {_MAX_KEY_LENGTH} && key.matches('{_LABEL_KEY}'))",
+        cel=f"self.all(key, size(key) <= {_MAX_KEY_LENGTH} && key.matches(r'{_LABEL_KEY}'))",
         message=f"keys of {what} must be [PREFIX/]NAME",
     )
 
@@ -96,13 +122,8 @@ def keys_are_labels(what: str) -> Rule:
 def reserved_keys(*prefixes: str) -> Rule:
     return Rule(
         cel="self.all(key, " + " && ".join(f"!key.startsWith('{prefix}')" for prefix in prefixes) + ")",
-        message=f"keys that begin with {' or '.join(prefixes)} belong to the operator",
+        message=f"keys must not begin with {' or '.join(prefixes)}",
     )
-
-
-def map_rules(*rules: Rule) -> dict[str, Any]:
-    """The rules of a map, whose keys no pattern can reach."""
-    return {"x-kubernetes-validations": [rule.schema() for rule in rules]}
 
 
 class ModelSpec(Model):
@@ -112,7 +133,17 @@ class ModelSpec(Model):
     """The name that clients send. Without `source` it is also the hub repository to download."""
     aliases: Annotated[tuple[ModelName, ...], Field(max_length=16, json_schema_extra=list_type("set"))] = ()
     """Further names that clients may send."""
-    source: Annotated[str, Field(max_length=MAX_SOURCE_LENGTH, pattern=SOURCE_PATTERN)] | None = None
+    source: (
+        Annotated[
+            str,
+            text(
+                SOURCE_PATTERN,
+                "must be hf://REPOSITORY[@REVISION], pvc://CLAIM[/PATH] or oci://IMAGE[:TAG|@DIGEST]#/PATH",
+                at_most=MAX_SOURCE_LENGTH,
+            ),
+        ]
+        | None
+    ) = None
     """Where the files come from: `hf://REPOSITORY[@REVISION]`, `pvc://CLAIM[/PATH]` (same namespace, mounted read-only) or
     `oci://IMAGE[:TAG|@DIGEST]#/PATH` (an image that holds the files and a `cp` command). Unset: `hf://` and the model's name."""
     token_secret: ObjectName | None = None
@@ -124,7 +155,7 @@ class ModelSpec(Model):
 
     rules: ClassVar = (
         Rule(
-            cel=f"has(self.source) || self.name.matches('{REPOSITORY_PATTERN}')",
+            cel=f"has(self.source) || self.name.matches(r'{REPOSITORY_PATTERN}')",
             message="without spec.model.source the name must be a hub repository: OWNER/NAME",
             path=".name",
         ),
@@ -144,7 +175,7 @@ class ModelSpec(Model):
 class Accelerators(Model):
     """The accelerator of one replica."""
 
-    resource: Annotated[str, Field(max_length=200, pattern=rf"^{DNS_SUBDOMAIN}/{_QUALIFIED_NAME}$")] = "nvidia.com/gpu"
+    resource: Annotated[str, text(_EXTENDED_RESOURCE, "must be DOMAIN/NAME, such as nvidia.com/gpu", at_most=200)] = "nvidia.com/gpu"
     """Extended resource that the node's device plugin announces, such as `nvidia.com/gpu` or `nvidia.com/mig-1g.10gb`."""
     count: Annotated[int, Field(ge=1, le=1)] = 1
     """How many of them. One, until a model can be split over several."""
@@ -195,14 +226,6 @@ class Autoscaling(Model):
     target_per_replica: Annotated[int, Field(ge=1, le=100_000)] | None = None
     """Requests in the system (waiting and running) per replica that scaling aims at. Unset: 85 % of the requests that run at once."""
 
-    rules: ClassVar = (
-        Rule(
-            cel="self.minReplicas <= self.maxReplicas",
-            message="minReplicas must not be greater than maxReplicas",
-            path=".minReplicas",
-        ),
-    )
-
 
 class ResourceList(Model):
     """Amounts in Kubernetes' units. Accelerators are asked for by `spec.accelerators`."""
@@ -215,17 +238,6 @@ class ResourceList(Model):
     """Disk of the node, which holds the downloaded model."""
 
 
-def _request_within_limit(resource: str) -> Rule:
-    """Kubernetes refuses such a pod template; this refuses it where the user wrote it."""
-    field = resource.replace("-", "__dash__")
-    requested, limit = f"self.requests.{field}", f"self.limits.{field}"
-    return Rule(
-        cel=f"!has({requested}) || !has({limit}) || quantity(string({requested})).compareTo(quantity(string({limit}))) <= 0",
-        message=f"the request of {resource} must not be greater than its limit",
-        path=".requests",
-    )
-
-
 class Resources(Model):
     """What the server container asks of its node."""
 
@@ -233,8 +245,6 @@ class Resources(Model):
     """Reserved for each replica."""
     limits: ResourceList = ResourceList()
     """The most that a replica may use."""
-
-    rules: ClassVar = tuple(_request_within_limit(resource) for resource in ("cpu", "memory", "ephemeral-storage"))
 
 
 class Toleration(Model):
@@ -278,7 +288,7 @@ class ServiceSpec(Model):
     """Port on every node, inside the cluster's range of node ports. Unset: Kubernetes chooses one."""
     annotations: Annotated[
         dict[LabelKey, AnnotationValue],
-        Field(max_length=32, json_schema_extra=map_rules(keys_are_labels("annotations"), reserved_keys(f"{GROUP}/"))),
+        Field(max_length=32, json_schema_extra=validations(keys_are_labels("annotations"), reserved_keys(f"{GROUP}/"))),
     ] = {}
     """Annotations of the Service, as load balancers read them."""
 
@@ -295,6 +305,17 @@ class Rollout(Model):
     max_surge: Annotated[int, Field(ge=0, le=100)] | None = None
     """Replicas started before old ones stop. 0 stops one first, which needs no spare accelerator but is an outage for a single replica.
     Unset: 0 on `cuda`, 1 on `cpu`."""
+
+
+def _request_within_limit(resource: str) -> Rule:
+    """Kubernetes refuses such a pod template; this refuses it where the user wrote it."""
+    field = resource.replace("-", "__dash__")
+    requested, limit = f"self.resources.requests.{field}", f"self.resources.limits.{field}"
+    return Rule(
+        cel=f"!has({requested}) || !has({limit}) || quantity(string({requested})).compareTo(quantity(string({limit}))) <= 0",
+        message=f"the request of {resource} must not be greater than its limit",
+        path=".resources.requests",
+    )
 
 
 class InferenceServiceSpec(Model):
@@ -325,7 +346,7 @@ class InferenceServiceSpec(Model):
     resources: Resources = Resources()
     """What the server container asks of its node."""
     node_selector: Annotated[
-        dict[LabelKey, LabelValue], Field(max_length=32, json_schema_extra=map_rules(keys_are_labels("nodeSelector")))
+        dict[LabelKey, LabelValue], Field(max_length=32, json_schema_extra=validations(keys_are_labels("nodeSelector")))
     ] = {}
     """Labels that a node must have."""
     tolerations: Annotated[tuple[Toleration, ...], Field(max_length=32, json_schema_extra=list_type("atomic"))] = ()
@@ -340,14 +361,14 @@ class InferenceServiceSpec(Model):
     """Secrets with registry credentials, also for an `oci://` source."""
     pod_labels: Annotated[
         dict[LabelKey, LabelValue],
-        Field(max_length=32, json_schema_extra=map_rules(keys_are_labels("podLabels"), reserved_keys(f"{GROUP}/", "app.kubernetes.io/"))),
+        Field(max_length=32, json_schema_extra=validations(keys_are_labels("podLabels"), reserved_keys(f"{GROUP}/", "app.kubernetes.io/"))),
     ] = {}
     """Further labels of the pods."""
     pod_annotations: Annotated[
         dict[LabelKey, AnnotationValue],
         Field(
             max_length=32,
-            json_schema_extra=map_rules(
+            json_schema_extra=validations(
                 keys_are_labels("podAnnotations"),
                 # These would loosen the pod's sandbox behind the security context's back.
                 reserved_keys(f"{GROUP}/", "container.apparmor.security.beta.kubernetes.io/"),
@@ -384,6 +405,13 @@ class InferenceServiceSpec(Model):
             "or it is never exceeded and scaling never happens",
             path=".autoscaling.targetPerReplica",
         ),
+        # Here and not at their own objects, whose default `{}` the API server judges before it fills in what is inside.
+        Rule(
+            cel="self.autoscaling.minReplicas <= self.autoscaling.maxReplicas",
+            message="minReplicas must not be greater than maxReplicas",
+            path=".autoscaling.minReplicas",
+        ),
+        *(_request_within_limit(resource) for resource in ("cpu", "memory", "ephemeral-storage")),
     )
 
 
@@ -394,7 +422,7 @@ class Condition(Model):
     """The question."""
     status: Literal["True", "False", "Unknown"]
     """The answer."""
-    reason: Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[A-Za-z]+$")]
+    reason: Annotated[str, Field(min_length=1, max_length=63)]
     """The answer's cause, for programs."""
     message: Annotated[str, Field(max_length=4096)] = ""
     """The cause, the object and the next step, for people."""
@@ -459,7 +487,7 @@ def _name_rules() -> tuple[Rule, ...]:
     suffixes = " || ".join(f"self.metadata.name.endsWith('{suffix}')" for suffix in RESERVED_SUFFIXES)
     return (
         Rule(
-            cel=f"size(self.metadata.name) <= {MAX_NAME_LENGTH} && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+            cel=f"size(self.metadata.name) <= {MAX_NAME_LENGTH} && self.metadata.name.matches(r'^[a-z]([-a-z0-9]*[a-z0-9])?$')",
             message=f"metadata.name must be a DNS label that begins with a letter, of at most {MAX_NAME_LENGTH} characters",
             path=".metadata.name",
         ),
@@ -516,7 +544,7 @@ def parse(manifest: Manifest) -> InferenceService:
         annotations=metadata.get("annotations") or {},
         deleting="deletionTimestamp" in metadata,
         spec=_parse_spec(manifest.get("spec")),
-        status=_parse_status(manifest.get("status")),
+        status=parse_status(manifest.get("status")),
     )
 
 
@@ -529,7 +557,7 @@ def _parse_spec(spec: object) -> InferenceServiceSpec:
         raise InvalidService(f"spec{path}", first["msg"]) from None
 
 
-def _parse_status(status: object) -> InferenceServiceStatus:
+def parse_status(status: object) -> InferenceServiceStatus:
     """The status is ours: one that another version wrote in another shape is rewritten, not refused."""
     try:
         return InferenceServiceStatus.model_validate(status or {})

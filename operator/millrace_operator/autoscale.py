@@ -151,7 +151,9 @@ def decide(bounds: Bounds, fleet: Fleet, history: History, *, tempo: Tempo, now:
 def _hold(bounds: Bounds, current: int, history: History) -> Decision:
     reading = history.reading
     heard, ready = (len(reading.loads), reading.ready) if reading else (0, 0)
-    sentence = f"{heard} of {ready} ready replicas told their load; the count is kept" if ready else "no replica is ready; the count is kept"
+    sentence = (
+        f"{heard} of {ready} ready replicas told their load; the count is kept" if ready else "no replica is ready; the count is kept"
+    )
     return Decision(
         desired=current,
         cause="MetricsUnavailable" if ready else "NoReadyReplicas",
@@ -183,7 +185,9 @@ def _shrink(known: Decision, bounds: Bounds, fleet: Fleet, history: History, tem
     current = known.desired
     if current == bounds.minimum:
         return replace(known, cause="AtMinimum", sentence=f"the load needs no more than minReplicas {bounds.minimum}")
-    shrunk = replace(known, cause="LoadBelowTarget", sentence=f"the load needs less than {current} replicas at {bounds.target} requests each")
+    shrunk = replace(
+        known, cause="LoadBelowTarget", sentence=f"the load needs less than {current} replicas at {bounds.target} requests each"
+    )
     if history.reading is not None and history.reading.share < COMPLETE:
         return replace(shrunk, blocked_by="missing load figures of some replicas")
     if fleet.rolling:

@@ -128,8 +128,8 @@ class Cluster:
         query = {"limit": PAGE}
         while True:
             path = _path(API_VERSION, PLURAL, namespace)
-            page = await self._connection.get(path, query=query, accept=METADATA_ONLY, timeout=self._read_timeout)
-            found |= {(item["metadata"]["namespace"], item["metadata"]["name"]) for item in page["items"]}
+            page = await self._connection.get(path, query=query, accept=METADATA_ONLY, seconds=self._read_timeout)
+            found |= {(item["metadata"]["namespace"], item["metadata"]["name"]) for item in page["items"] or ()}
             following = page["metadata"].get("continue")
             if not following:
                 return found
@@ -138,7 +138,7 @@ class Cluster:
     async def _list(self, kind: ChildKind, namespace: str, labels: str) -> list[Manifest]:
         """Items of a list come without kind and apiVersion; they are put back."""
         answer = await self._get(_path(kind.api_version, kind.plural, namespace), {"labelSelector": labels})
-        return [{"apiVersion": kind.api_version, "kind": kind.kind, **item} for item in answer["items"]]
+        return [{"apiVersion": kind.api_version, "kind": kind.kind, **item} for item in answer["items"] or ()]
 
     async def _read_ours(self, wish: Manifest, path: str) -> Manifest | None:
         """The object of this name, if it is ours but lost its labels; None when there is none. Raises NameConflict."""
@@ -165,7 +165,7 @@ class Cluster:
         return await self._write("PATCH", path, wish, content_type=APPLY, query=query)
 
     async def _get(self, path: str, query: dict[str, str] | None = None) -> Manifest:
-        return await self._connection.get(path, query=query, timeout=self._read_timeout)
+        return await self._connection.get(path, query=query, seconds=self._read_timeout)
 
     async def _write(
         self, method: str, path: str, body: Manifest, *, content_type: str = "application/json", query: dict[str, str] | None = None
@@ -174,7 +174,7 @@ class Cluster:
         await asyncio.sleep(self._bucket.reserve(now=self._clock()))
         self._guard()
         query = query or {"fieldManager": FIELD_MANAGER} if method != "DELETE" else None
-        return await self._connection.send(method, path, body=body, content_type=content_type, query=query, timeout=self._write_timeout)
+        return await self._connection.send(method, path, body=body, content_type=content_type, query=query, seconds=self._write_timeout)
 
 
 _PLURALS = {(kind.api_version, kind.kind): kind.plural for kind in CHILD_KINDS}

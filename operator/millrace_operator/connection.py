@@ -82,7 +82,7 @@ def token(config: Configuration) -> str | None:
 
 
 class Connection:
-    """Requests to the API server. Timeouts are seconds for the whole request."""
+    """Requests to the API server. `seconds` bounds a whole request."""
 
     def __init__(self, config: Configuration, *, sockets: int = 32) -> None:
         config.connection_pool_maxsize = sockets
@@ -92,8 +92,8 @@ class Connection:
     async def close(self) -> None:
         await self._client.close()
 
-    async def get(self, path: str, *, query: Mapping[str, str] | None = None, accept: str = JSON, timeout: float) -> Manifest:
-        return await self._request("GET", path, query=query, headers={"Accept": accept}, timeout=timeout)
+    async def get(self, path: str, *, query: Mapping[str, str] | None = None, accept: str = JSON, seconds: float) -> Manifest:
+        return await self._request("GET", path, query=query, headers={"Accept": accept}, seconds=seconds)
 
     async def send(
         self,
@@ -103,11 +103,11 @@ class Connection:
         body: Manifest,
         content_type: str = JSON,
         query: Mapping[str, str] | None = None,
-        timeout: float,
+        seconds: float,
     ) -> Manifest:
         """POST, PUT, PATCH or DELETE."""
         headers = {"Accept": JSON, "Content-Type": content_type}
-        return await self._request(method, path, query=query, headers=headers, body=body, timeout=timeout)
+        return await self._request(method, path, query=query, headers=headers, body=body, seconds=seconds)
 
     async def _request(
         self,
@@ -116,17 +116,17 @@ class Connection:
         *,
         query: Mapping[str, str] | None,
         headers: dict[str, str],
-        timeout: float,
+        seconds: float,
         body: Manifest | None = None,
     ) -> Manifest:
         try:
             request = await self._client.param_serialize(
                 method, path, query_params=list((query or {}).items()), header_params=headers, body=body, auth_settings=["BearerToken"]
             )
-            response = await self._client.call_api(*request, _request_timeout=aiohttp.ClientTimeout(total=timeout))
+            response = await self._client.call_api(*request, _request_timeout=aiohttp.ClientTimeout(total=seconds))
             content = await response.read()
         except TimeoutError:
-            raise Unreachable(0, "Timeout", f"{method} {path} was not answered within {timeout:g} s") from None
+            raise Unreachable(0, "Timeout", f"{method} {path} was not answered within {seconds:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
             raise Unreachable(0, type(error).__name__, f"{method} {path}: {error}") from error
         if response.status >= 400:

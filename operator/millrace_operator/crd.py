@@ -91,7 +91,7 @@ def structural(schema: Manifest) -> Manifest:
 
 
 _KEPT = (
-    "type", "description", "default", "enum", "pattern", "minLength", "maxLength", "minimum", "maximum", "minItems", "maxItems",
+    "type", "description", "default", "enum", "minLength", "maxLength", "minimum", "maximum", "minItems", "maxItems",
     "maxProperties", "required", "anyOf",
 )  # fmt: skip
 
@@ -105,13 +105,14 @@ def _structural(schema: Manifest, definitions: Manifest) -> Manifest:
         result["properties"] = {name: _structural(field, definitions) for name, field in schema["properties"].items()}
         if "default" in result:
             result["default"] = {}
-    if isinstance(schema.get("additionalProperties"), dict):
-        # Keys have no schema; CEL rules bound them.
-        result["additionalProperties"] = _structural(schema["additionalProperties"], definitions)
+    # A map. Pydantic states its keys' pattern, which a CRD cannot hold: CEL rules bound the keys.
+    for values in (*schema.get("patternProperties", {}).values(), schema.get("additionalProperties")):
+        if isinstance(values, dict):
+            result["additionalProperties"] = _structural(values, definitions)
+            result.pop("default", None)
     if "items" in schema:
         result["items"] = _structural(schema["items"], definitions)
-        if result.get("default") == []:
-            del result["default"]
+        result.pop("default", None)
     return result
 
 

@@ -128,12 +128,14 @@ class Leadership:
                 return
 
     async def release(self) -> None:
-        """Let the next candidate take over at once. Called after the last write."""
-        if self._record is None or not self.leads:
+        """Let the next candidate take over at once. Called after the last write, when `keep` has ended."""
+        if not self.leads:
             return
         self._election.lost()
         try:
-            await self._store.write("", over=self._record)
+            record = await self._store.read()
+            if record is not None and record.holder == self._election.identity:
+                await self._store.write("", over=record)
         except ApiError as error:
             logger.warning("the Lease was not released: %s; the next leader waits until it expires", error)
 
@@ -188,11 +190,11 @@ class LeaseObject:
         self._collection = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
         self._name = name
         self._duration = math.ceil(term.duration)
-        self._timeout = max(0.1, term.duration - term.renew_deadline)
+        self._seconds = max(0.1, term.duration - term.renew_deadline)
 
     async def read(self) -> Record | None:
         try:
-            lease = await self._connection.get(f"{self._collection}/{self._name}", timeout=self._timeout)
+            lease = await self._connection.get(f"{self._collection}/{self._name}", seconds=self._seconds)
         except NotFound:
             return None
         return _record(lease)
@@ -213,8 +215,8 @@ class LeaseObject:
             },
         }
         if over is None:
-            return _record(await self._connection.send("POST", self._collection, body=lease, timeout=self._timeout))
-        return _record(await self._connection.send("PUT", f"{self._collection}/{self._name}", body=lease, timeout=self._timeout))
+            return _record(await self._connection.send("POST", self._collection, body=lease, seconds=self._seconds))
+        return _record(await self._connection.send("PUT", f"{self._collection}/{self._name}", body=lease, seconds=self._seconds))
 
 
 def _record(lease: dict[str, object]) -> Record:

@@ -17,8 +17,9 @@ from typing import Any
 import aiohttp
 
 from millrace_operator import autoscale
-from millrace_operator.api import AutoscalingStatus
+from millrace_operator.api import AutoscalingStatus, InferenceService, effective
 from millrace_operator.autoscale import Bounds, Decision, Fleet, History, Load, Reading, Tempo
+from millrace_operator.rollout import Rollout
 from millrace_operator.status import autoscaling_status
 
 logger = logging.getLogger(__name__)
@@ -93,8 +94,6 @@ class LoadReader:
         url = f"http://{host}:{self._port}/internal/load"
         try:
             async with asyncio.timeout(self._timeout), self._session.get(url, allow_redirects=False) as response:
-                if response.status != 200:
-                    raise InvalidLoad(f"answered {response.status}")
                 return parse_load(await _body(response), limits=limits)
         except (TimeoutError, aiohttp.ClientError, OSError, InvalidLoad) as error:
             logger.debug("no load from %s: %s", address, error or type(error).__name__)
@@ -102,6 +101,8 @@ class LoadReader:
 
 
 async def _body(response: aiohttp.ClientResponse) -> bytes:
+    if response.status != 200:
+        raise InvalidLoad(f"answered {response.status}")
     body = b""
     async for chunk in response.content.iter_any():
         body += chunk
@@ -121,6 +122,18 @@ class Subject:
     limits: Limits
     told: AutoscalingStatus | None
     """What the status says so far."""
+
+
+def subject(service: InferenceService, rollout: Rollout) -> Subject:
+    """What scaling looks at."""
+    scaling, computed = service.spec.autoscaling, effective(service)
+    return Subject(
+        addresses=rollout.addresses,
+        bounds=Bounds(minimum=scaling.min_replicas, maximum=scaling.max_replicas, target=computed.target),
+        fleet=Fleet(replicas=rollout.wanted, rolling=rollout.rolling),
+        limits=Limits(slots=computed.slots, queue=service.spec.queue.max_size),
+        told=service.status.autoscaling,
+    )
 
 
 @dataclass

@@ -12,6 +12,9 @@ FIELD_MANAGER = "millrace-operator"
 PAUSED_ANNOTATION = f"{GROUP}/paused"
 HASH_ANNOTATION = f"{GROUP}/applied-hash"
 
+INSTANCE_LABEL = "app.kubernetes.io/instance"
+MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
+
 MAX_NAME_LENGTH = 45
 RESERVED_SUFFIXES = ("-redis", "-metrics")
 
@@ -32,10 +35,10 @@ def selector_labels(name: str) -> dict[str, str]:
     """Immutable once a Deployment exists: choose a new name rather than change them."""
     return {
         "app.kubernetes.io/name": "millrace-server",
-        "app.kubernetes.io/instance": name,
+        INSTANCE_LABEL: name,
     }
 
 
 def child_labels(name: str) -> dict[str, str]:
     """Labels of every child; the operator watches by `managed-by`. The CR's own labels are never copied (GitOps prunes by them)."""
-    return {**selector_labels(name), "app.kubernetes.io/managed-by": FIELD_MANAGER}
+    return {**selector_labels(name), MANAGED_BY_LABEL: FIELD_MANAGER}

@@ -135,7 +135,9 @@ def _container_trouble(pod: str, container: Manifest) -> Trouble | None:
         sentence = f"{where} used more memory than its limit; raise spec.resources.limits.memory or choose a smaller model"
         return Trouble(cause="OutOfMemory", sentence=sentence, needs_a_human=again, in_model=True)
     last_words = (ended.get("message") or "no message").strip()[-MAX_TERMINATION_MESSAGE:]
-    return Trouble(cause="ContainerFailed", sentence=f"{where} ended with exit code {ended.get('exitCode')}: {last_words}", needs_a_human=again)
+    return Trouble(
+        cause="ContainerFailed", sentence=f"{where} ended with exit code {ended.get('exitCode')}: {last_words}", needs_a_human=again
+    )
 
 
 def _settled(waiting: Manifest) -> str:

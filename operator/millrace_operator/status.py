@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from millrace_operator.api import AutoscalingStatus, Condition, InferenceService, InferenceServiceStatus, effective
+from millrace_operator.api import AutoscalingStatus, Condition, InferenceService, InferenceServiceStatus, effective, parse_status
 from millrace_operator.autoscale import Decision
 from millrace_operator.manifest import Manifest
 from millrace_operator.names import PAUSED_ANNOTATION, selector_labels
@@ -114,13 +114,12 @@ def report_paused(service: InferenceService, *, now: str) -> InferenceServiceSta
     """Said once; then nothing is written until the annotation goes."""
     message = f"the annotation {PAUSED_ANNOTATION} stops every change; remove it to go on"
     answers = [Answer("Reconciling", "False", PAUSED, message)]
-    return service.status.model_copy(
-        update={"conditions": _conditions(answers, service.status, service.generation, now, keep_others=True)}
-    )
+    return service.status.model_copy(update={"conditions": _conditions(answers, service.status, service.generation, now, keep_others=True)})
 
 
-def report_invalid(manifest: Manifest, previous: InferenceServiceStatus, *, problem: str, now: str) -> InferenceServiceStatus:
+def report_invalid(manifest: Manifest, *, problem: str, now: str) -> InferenceServiceStatus:
     """A stored object that cannot be understood; its children are left as they are."""
+    previous = parse_status(manifest.get("status"))
     message = f"{problem}. {NEXT_STEP[INVALID_SPEC]}"
     answers = [
         Answer("Ready", "False", INVALID_SPEC, message),

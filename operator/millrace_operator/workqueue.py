@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 class RetryLater(Exception):
     """Raised by a pass that knows how long to wait: `seconds` is a lower bound for its back-off."""
 
-    def __init__(self, message: str, *, seconds: float) -> None:
+    def __init__(self, message: str, *, seconds: float = 0) -> None:
         super().__init__(message)
         self.seconds = seconds
 
@@ -71,11 +71,9 @@ class Schedule(Generic[Key]):
         self._running.add(key)
         return key
 
-    def succeeded(self, key: Key, *, now: float, again_after: float | None = None) -> None:
+    def succeeded(self, key: Key) -> None:
         self._failures.pop(key, None)
         self._finish(key)
-        if again_after is not None:
-            self.add(key, now=now, after=again_after)
 
     def failed(self, key: Key, *, now: float, at_least: float = 0) -> float:
         """Schedules the retry and returns its delay: full jitter over a window that doubles, never below `at_least`."""
@@ -132,11 +130,11 @@ class TokenBucket:
 
 
 class WorkQueue(Generic[Key]):
-    """Runs `work(key)` for keys that are due. `work` returns the seconds after which it wants to run again, or None."""
+    """Runs `work(key)` for keys that are due."""
 
     def __init__(
         self,
-        work: Callable[[Key], Awaitable[float | None]],
+        work: Callable[[Key], Awaitable[None]],
         *,
         pace: Pace,
         deadline: float,
@@ -192,16 +190,16 @@ class WorkQueue(Generic[Key]):
     async def _pass(self, key: Key) -> None:
         try:
             async with asyncio.timeout(self._deadline):
-                again_after = await self._work(key)
+                await self._work(key)
         except TimeoutError:
             delay = self.schedule.failed(key, now=self._clock())
-            logger.error("%s: the pass took longer than %g s; retried in %.1f s", key, self._deadline, delay)
+            logger.warning("%s: the pass took longer than %g s; retried in %.1f s", key, self._deadline, delay)
         except RetryLater as later:
             delay = self.schedule.failed(key, now=self._clock(), at_least=later.seconds)
             logger.warning("%s: %s; retried in %.1f s", key, later, delay)
-        except Exception:  # noqa: BLE001 - the boundary: one service's bug must not stop the others
+        except Exception:  # the boundary: one service's bug must not stop the others
             delay = self.schedule.failed(key, now=self._clock())
             logger.exception("%s: the pass failed; retried in %.1f s", key, delay)
         else:
-            self.schedule.succeeded(key, now=self._clock(), again_after=again_after)
+            self.schedule.succeeded(key)
         self._changed.set()

@@ -51,6 +51,7 @@ class Connection(HttpToolsProtocol):
         jitter = random.uniform(1 - LIFETIME_JITTER, 1 + LIFETIME_JITTER)  # noqa: S311 - spreads reconnects, keeps no secret
         self._age = ConnectionAge(opened=opened, expires=opened + self.config.connection_limits.lifetime * jitter)
         self._reading_head = True
+        self._read_bytes = 0
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self._start_head_timer()
@@ -60,8 +61,8 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._reading_head:
-            self._head_bytes += len(data)
+        self._read_bytes = len(data)
+        self._head_bytes += len(data)
         super().data_received(data)
         if self._reading_head and self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
             self._refuse(HeadTooLarge(f"the request's line and headers exceed {MAX_HEAD_BYTES} bytes"))
@@ -70,7 +71,8 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
         self.scope["state"]["connection"] = self._age
         self._reading_head = True
-        self._head_bytes = 0
+        # Exact to one read of the socket: what else came with the head's first bytes counts as head.
+        self._head_bytes = self._read_bytes
         self._start_head_timer()
 
     def on_headers_complete(self) -> None:

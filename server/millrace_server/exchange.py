@@ -26,8 +26,9 @@ Observer = Callable[[str, int, float], None]
 
 
 class Exchange:
-    def __init__(self, app: ASGIApp, *, observe: Observer, is_draining: Callable[[], bool]) -> None:
+    def __init__(self, app: ASGIApp, *, observe: Observer, is_draining: Callable[[], bool], log_level: int) -> None:
         self._app = app
+        self._log_level = log_level
         self._observe = observe
         self._is_draining = is_draining
 
@@ -57,13 +58,14 @@ class Exchange:
             await self._answer_error(error, scope, receive, send_marked, started=status != CLIENT_LEFT)
         except Exception:
             logger.exception("a request failed unexpectedly", extra={"request_id": request_id})
-            error = RequestError("the server failed unexpectedly; its log has the cause under this request's id")
-            await self._answer_error(error, scope, receive, send_marked, started=status != CLIENT_LEFT)
+            unexpected = RequestError("the server failed unexpectedly; its log has the cause under this request's id")
+            await self._answer_error(unexpected, scope, receive, send_marked, started=status != CLIENT_LEFT)
         finally:
             seconds = time.monotonic() - arrived
             endpoint = getattr(scope.get("route"), "path", OTHER_ENDPOINT)
             self._observe(endpoint, status, seconds)
-            logger.info(
+            logger.log(
+                self._log_level,
                 "request",
                 extra={
                     "method": scope["method"],

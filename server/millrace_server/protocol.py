@@ -163,8 +163,9 @@ def _wrong_field(message: str, shape: type) -> BadRequest:
     if not field:
         return BadRequest(f"the body must be a JSON object: {complaint[0].lower()}{complaint[1:]}")
     limits = _limits(get_type_hints(shape, include_extras=True)[field])
-    detail = f"{complaint[0].lower()}{complaint[1:]}".replace("`", "")
-    return BadRequest(f"{field} is refused: {detail}{f'; it must be {limits}' if limits else ''}", param=field)
+    wrong_type = f"{complaint[0].lower()}{complaint[1:]}".replace("`", "")
+    why = f"it must be {limits}" if limits and ", got " not in complaint else wrong_type
+    return BadRequest(f"{field} is refused: {why}", param=field)
 
 
 def _limits(annotation: object) -> str:

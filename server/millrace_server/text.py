@@ -82,16 +82,13 @@ class AnswerText:
         new = self._new_text()
         if new.endswith(UNFINISHED) and len(self._tokens) - self._given < MAX_UNFINISHED_TOKENS:
             return ""
-        if new:
-            del self._tokens[: max(0, self._given - CONTEXT_TOKENS)]
-            self._given = len(self._tokens)
+        self._tokens = self._tokens[-CONTEXT_TOKENS:]
+        self._given = len(self._tokens)
         return new
 
     def finish(self) -> str:
         """What is left when no more tokens come, without the bytes of a character that never ended."""
-        new = self._new_text().rstrip(UNFINISHED)
-        self._given = len(self._tokens)
-        return new
+        return self._new_text().rstrip(UNFINISHED)
 
     def _new_text(self) -> str:
         before = self._text.decode(self._tokens[: self._given])

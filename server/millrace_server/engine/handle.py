@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from millrace_server.engine import frames
 from millrace_server.engine.messages import Cancel, Failed, FromEngine, Output, Progress, Ready, Step, Submit
@@ -102,6 +103,8 @@ class EngineHandle:
         self._patience = patience or Patience()
         self._state: State = Loading("spawn", 0, 1, time.monotonic())
         self._streams: dict[str, RequestStream] = {}
+        self._quiet = asyncio.Event()
+        self._quiet.set()
         self._writer: asyncio.StreamWriter | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._supervisor: asyncio.Task[None] | None = None
@@ -142,22 +145,20 @@ class EngineHandle:
             raise ValueError(f"request_id {request.request_id!r} is in use")
         frame = frames.encode(request)
         stream = self._streams[request.request_id] = RequestStream()
+        self._quiet.clear()
         self._write(frame)
         return stream
 
     def cancel(self, request_id: str) -> None:
         """Free the request's slot at the next step and end its stream. An unknown or finished one is fine."""
-        stream = self._streams.pop(request_id, None)
-        if stream:
-            stream.put(None)
+        if self._end(request_id, None):
             self._write(frames.encode(Cancel(request_id=request_id)))
 
     async def stop(self, *, grace_seconds: float) -> None:
         """Give running requests this long to finish, then end the process."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_seconds):
-                while self._streams and isinstance(self._state, Serving):
-                    await asyncio.sleep(0.02)
+                await self._quiet.wait()
         if self._supervisor:
             self._supervisor.cancel()
             await asyncio.wait([self._supervisor])
@@ -192,14 +193,15 @@ class EngineHandle:
             self._writer = writer
             connected.set_result(reader)
 
-        path.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)  # noqa: ASYNC240 - a name in /tmp
         server = await asyncio.start_unix_server(connect, path)
         command = (sys.executable, "-m", "millrace_server.engine.process", "--socket", str(path))
         # Its own session: Ctrl-C on a terminal is the front's to handle, which lets the engine finish first.
         process = self._process = await asyncio.create_subprocess_exec(*command, env=self._environment, start_new_session=True)
         exited = asyncio.create_task(process.wait())
+        either: list[asyncio.Future[Any]] = [connected, exited]
         try:
-            await asyncio.wait([connected, exited], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             return await self._listen(connected.result()) if connected.done() else None
         finally:
             server.close()
@@ -248,17 +250,24 @@ class EngineHandle:
                 continue  # cancelled a moment ago
             stream.put(output)
             if output.finish_reason:
-                stream.put(None)
-                del self._streams[output.request_id]
+                self._end(output.request_id, None)
         if self.on_step:
             self.on_step(step)
 
     def _die(self, state: Dead) -> None:
         self._state = state
         self.running = self.waiting = 0
-        streams, self._streams = self._streams, {}
-        for stream in streams.values():
-            stream.put(EngineUnavailable(_why(state)))
+        for request_id in list(self._streams):
+            self._end(request_id, EngineUnavailable(_why(state)))
+
+    def _end(self, request_id: str, reason: EngineUnavailable | None) -> bool:
+        """Whether there was such a stream."""
+        stream = self._streams.pop(request_id, None)
+        if stream:
+            stream.put(reason)
+        if not self._streams:
+            self._quiet.set()
+        return stream is not None
 
     def _write(self, frame: bytes) -> None:
         if self._writer:

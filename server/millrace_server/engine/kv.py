@@ -250,12 +250,8 @@ class KVCache:
 
     def bytes_held(self) -> int:
         """Memory of all rows and lanes."""
-        return sum(
-            tensor.nbytes
-            for holder in (*self._rows.values(), *self._lanes.values())
-            for layers in (holder.keys, holder.values)
-            for tensor in layers.values()
-        )
+        holders: list[Row | Lane] = [*self._rows.values(), *self._lanes.values()]
+        return sum(tensor.nbytes for holder in holders for layers in (holder.keys, holder.values) for tensor in layers.values())
 
     def layers(self, sequence: Sequence) -> int:
         """Layers that have stored keys of a sequence."""

@@ -75,7 +75,7 @@ class Runner:
         """KV tokens that a sequence of this final length may come to occupy."""
         return self._kv.capacity(tokens)
 
-    @torch.inference_mode()
+    @torch.inference_mode()  # type: ignore[untyped-decorator]
     def run(self, chunks: tuple[Chunk, ...]) -> list[int]:
         """Compute the chunks. Returns the next token of each one that samples, in the given order (INVALID_TOKEN: NaN)."""
         laid_out = self._kv.begin(chunks)
@@ -87,12 +87,13 @@ class Runner:
             positions += range(chunk.start, chunk.end)
             if chunk.samples:
                 last.append(len(ids) - 1)
-        logits = self._forward(torch.tensor([ids, positions], device=self._device), torch.tensor(last, device=self._device))
+        logits = self._forward(torch.tensor([ids, positions], device=self._device), torch.tensor(last, dtype=torch.long, device=self._device))
         self._kv.end(laid_out)
         sequences = [chunk.sequence for chunk in laid_out if chunk.samples]
         tokens = dict(zip(sequences, sampling.sample(logits, sequences), strict=True)) if sequences else {}
         return [tokens[chunk.sequence] for chunk in chunks if chunk.samples]
 
+    @torch.inference_mode()  # type: ignore[untyped-decorator]
     def release(self, sequence: Sequence) -> None:
         """Forget a sequence's keys and values."""
         self._kv.release(sequence)
@@ -150,8 +151,8 @@ def load(checkpoint: Checkpoint, *, device: Device, device_fallback: bool, dtype
 
 
 def use_container_threads() -> int:
-    """Let torch use the CPUs that the container may use; returns their number."""
-    count = container.cpu_count()
+    """Let torch use the CPUs that the container may use, or fewer when OMP_NUM_THREADS says so; returns their number."""
+    count = min(container.cpu_count(), torch.get_num_threads())
     torch.set_num_threads(count)
     return count
 
@@ -196,8 +197,6 @@ def _config(checkpoint: Checkpoint) -> Any:  # noqa: ANN401
     model_class = transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     if model_class is None:
         raise _unsupported(f"model_type {kind!r} does not generate text")
-    if not model_class._supports_attention_backend:
-        raise _unsupported(f"{model_class.__name__} does not use transformers' attention interface")
     layers = set(getattr(config.get_text_config(), "layer_types", None) or ()) - FITTING_LAYERS
     if layers:
         raise _unsupported(f"{model_class.__name__} has layers of another kind: {', '.join(sorted(layers))}")
@@ -206,7 +205,9 @@ def _config(checkpoint: Checkpoint) -> Any:  # noqa: ANN401
 
 def _length_limit(text: Any) -> int:  # noqa: ANN401
     """Tokens that the model can hold."""
-    limit: int = text.max_position_embeddings
+    limit: int | None = getattr(text, "max_position_embeddings", None)
+    if limit is None:
+        raise _unsupported("config.json names no max_position_embeddings")
     ropes = getattr(text, "rope_parameters", None) or {}
     for rope in ropes.values() if all(isinstance(rope, dict) for rope in ropes.values()) else [ropes]:
         if rope.get("rope_type") in LENGTH_DEPENDENT_ROPES:
@@ -230,6 +231,8 @@ def _weights(checkpoint: Checkpoint, config: Any, dtype: torch.dtype, report: Re
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # a damaged file raises whatever the reader at hand raises
+        if isinstance(error, KeyError) and ATTENTION in error.args:
+            raise _unsupported(f"model_type {config.model_type!r} does not use transformers' attention interface") from error
         cause = "OutOfMemory" if "allocate memory" in str(error) else "InvalidModel"
         raise CannotServe("load", cause, f"the weights cannot be loaded: {_first_line(error)}") from error
     finally:

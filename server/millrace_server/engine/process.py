@@ -101,11 +101,9 @@ def serve(settings: ServerSettings, front: Front) -> NoReturn:
 
     model.use_container_threads()
     front.report("start", 1, 1)
-    found = checkpoint.inspect(
-        checkpoint.find(
-            name=settings.model_name, path=settings.model_path, revision=None if settings.model_path else settings.model_revision
-        )
-    )
+    hub_revision = settings.model_revision if settings.model_path is None else None
+    folder = checkpoint.find(name=settings.model_name, path=settings.model_path, revision=hub_revision)
+    found = checkpoint.inspect(folder)
     revision = checkpoint.read(found, front.report)
     runner = model.load(
         found,

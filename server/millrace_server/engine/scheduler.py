@@ -5,7 +5,8 @@ the rest of the budget goes to prompts in order of arrival, in chunks. Requests 
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence as Ordered
+from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Sequence as Ordered
 from dataclasses import dataclass
 
 from millrace_server.engine.messages import Output

@@ -1,0 +1,47 @@
+"""`python -m cluster up|down|status|load IMAGE|tool NAME|kubectl …`: the cluster of this checkout from the command line."""
+
+import os
+import subprocess
+import sys
+
+from cluster.binaries import CannotBuild
+from cluster.packages import MissingTool, tool
+from cluster.process import NotReady
+from cluster.provider import STATE, NoCluster, choose
+from cluster.push import NoSuchImage
+
+USAGE = 64
+"""The exit status of a command line that makes no sense (sysexits.h)."""
+
+
+def main(arguments: list[str]) -> int:
+    """Runs one command and returns its exit status."""
+    match arguments:
+        case ["up"]:
+            print(choose().up())
+        case ["down"]:
+            choose().down()
+        case ["status"]:
+            print(choose().status())
+        case ["load", image]:
+            print(choose().load(image))
+        case ["tool", name]:
+            print(tool(name))
+        case ["kubectl", *rest]:
+            environment = {**os.environ, "KUBECONFIG": str(STATE / "kubeconfig")}
+            return subprocess.run([str(tool("kubectl")), *rest], env=environment, check=False).returncode
+        case _:
+            print(__doc__, file=sys.stderr)
+            return USAGE
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except (NoCluster, NotReady, MissingTool, CannotBuild, NoSuchImage) as refusal:
+        sys.exit(f"cluster: {refusal}")
+    except subprocess.CalledProcessError as failure:
+        sys.exit(f"cluster: {failure}\n{failure.stderr or ''}")
+    except KeyboardInterrupt:
+        sys.exit("cluster: interrupted; the same command goes on where this one stopped")

@@ -1,0 +1,1 @@
+"""The provider `kind`: Kubernetes in Docker, where a Docker engine runs."""

@@ -1,0 +1,246 @@
+"""The provider `local`: Kubernetes from its Go modules on this Linux machine, without Docker. Needs root."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from contextlib import contextmanager, suppress
+from fcntl import LOCK_EX, flock
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from cluster import binaries, cache, packages
+from cluster.local import cgroups, dns, own_images
+from cluster.local.init import unshare
+from cluster.local.machine import HOST_LINK
+from cluster.local.network import WiringFailed, has_interface, ip, link_into
+from cluster.local.outer import Outer
+from cluster.local.slot import REGISTRY_NAME, Slot, take_free_slot
+from cluster.packages import tool
+from cluster.process import tail, wait_until
+from cluster.progress import say, step
+from cluster.provider import NoCluster
+from cluster.push import content_tag, push_from_local_store
+from cluster.scratch_image import ScratchImage, is_pushed
+
+READY_SECONDS = 180
+_STORE_LIMIT_BYTES = 14 * 2**30
+"""The registry and each node's image store are emptied before a start when they have outgrown this."""
+_NODE_TOOLS = ("etcd", "containerd", "runc", "iptables", "conntrack", "ip", "docker-registry", "busybox")
+
+
+class Local:
+    """One cluster of this machine, with its state in one folder."""
+
+    name = "local"
+
+    def __init__(self, folder: Path, *, nodes: int = 1) -> None:
+        self.folder = folder.resolve()
+        self.state = self.folder / "local"
+        self.kubeconfig = self.folder / "kubeconfig"
+        self.nodes = nodes
+
+    def up(self) -> Path:
+        """Brings the cluster up; a second call finds it, and one after an interrupted call goes on or starts over."""
+        _refuse_where_impossible()
+        with self._locked():
+            outer = Outer.recorded(self.state)
+            if outer is None or not outer.is_alive:
+                _fetch_programs()
+                self._sweep()
+                outer = self._start()
+            with step("control plane and node") if not self._is_ready() else suppress():
+                self._wait(outer)
+        return self.kubeconfig
+
+    def down(self) -> None:
+        """Ends every process and removes interface, cgroups and state; the caches stay."""
+        if not self.folder.exists():
+            return
+        with self._locked():
+            outer = Outer.recorded(self.state)
+            if outer is not None and outer.is_alive:
+                with step("cluster down"):
+                    outer.kill()
+            self._sweep()
+
+    def load(self, image: str) -> str:
+        """Pushes the image into the cluster's registry, if that lacks it."""
+        registry = self._slot().registry
+        name, tag = content_tag(image)
+        if not is_pushed(registry, name, tag):
+            with step(f"push {image}"):
+                push_from_local_store(image, f"{registry}/{name}:{tag}", plain_http=True)
+        return f"{REGISTRY_NAME}/{name}:{tag}"
+
+    def load_scratch(self, image: ScratchImage) -> str:
+        """The same for an image made of a few files."""
+        image.push(self._slot().registry)
+        return image.reference(REGISTRY_NAME)
+
+    def node_address(self) -> str:
+        """The first node."""
+        return self._slot().node(1).address
+
+    def status(self) -> str:
+        """One line on what runs."""
+        outer = Outer.recorded(self.state)
+        if outer is None or not outer.is_alive:
+            return "down"
+        return f"up in slot {outer.slot}: process {outer.process}, node {self.node_address()}, kubeconfig {self.kubeconfig}"
+
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        """What `kubectl …` prints, as administrator; raises CalledProcessError when it fails."""
+        command = [str(tool("kubectl")), f"--kubeconfig={self.kubeconfig}", *arguments]
+        return subprocess.run(command, input=stdin, capture_output=True, text=True, check=True).stdout
+
+    def _start(self) -> Outer:
+        """Starts the outer process in a free slot and plugs the host in."""
+        self.state.mkdir(parents=True, exist_ok=True)
+        (self.state / own_images.PAUSE_REFERENCE_FILE).write_text(own_images.pause().reference(REGISTRY_NAME))
+        slot, held = take_free_slot()
+        self._make_room(slot)
+        command = [*unshare(with_hostname=False), sys.executable, "-m", "cluster.local.machine", str(self.state), str(slot.number)]
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONUNBUFFERED": "1"}
+        try:
+            with (self.state / "machine.log").open("ab") as log:
+                # The descriptor keeps the slot for exactly as long as this process lives.
+                process = subprocess.Popen(
+                    [*command, str(self.nodes)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                    pass_fds=[held],
+                    env=environment,
+                    cwd="/",
+                )
+        finally:
+            os.close(held)
+        # From here on it has a life of its own: Popen would otherwise warn that nobody waited for it.
+        process.returncode = 0
+        outer = Outer.of(process.pid, slot=slot.number)
+        outer.record(self.state)
+        self._plug_in_host(outer, slot)
+        return outer
+
+    def _plug_in_host(self, outer: Outer, slot: Slot) -> None:
+        wait_until(lambda: outer.inside is not None, "the cluster has its namespaces", seconds=10)
+        if has_interface(slot.host_interface):
+            ip("link", "delete", slot.host_interface)
+        link_into(outer.inside or 0, here=slot.host_interface, there=HOST_LINK)
+        ip("addr", "add", f"{slot.host_address}/24", "dev", slot.host_interface)
+        ip("link", "set", slot.host_interface, "up")
+
+    def _wait(self, outer: Outer) -> None:
+        slot = Slot(outer.slot)
+        self._wait_until(outer, lambda: _registry_answers(slot), "the registry answers")
+        references = {image.name: self.load_scratch(image) for image in (own_images.pause(), own_images.coredns())}
+        created = self.state / "control-plane" / "kubeconfig"
+        self._wait_until(outer, lambda: created.exists() and self._api_answers(created), "the API server answers")
+        shutil.copy(created, self.kubeconfig)
+        manifests = {"apiVersion": "v1", "kind": "List", "items": dns.manifests(references["millrace/coredns"])}
+        self.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(manifests))
+        self._wait_until(outer, self._is_ready, "the node is Ready and DNS answers")
+
+    def _wait_until(self, outer: Outer, condition: Any, what: str) -> None:
+        def holds() -> bool:
+            if not outer.is_alive:
+                log = self.state / "machine.log"
+                raise NoCluster(f"the cluster ended before {what}; the end of {log}:\n{tail(log)}")
+            return bool(condition())
+
+        wait_until(holds, f"{what} (logs: {self.state}; to start over: python -m cluster down)", seconds=READY_SECONDS)
+
+    def _api_answers(self, kubeconfig: Path) -> bool:
+        command = [str(tool("kubectl")), f"--kubeconfig={kubeconfig}", "get", "serviceaccount/default"]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+    def _is_ready(self) -> bool:
+        if not self.kubeconfig.exists():
+            return False
+        try:
+            nodes = self.kubectl("get", "nodes", '-o=jsonpath={.items[*].status.conditions[?(@.type=="Ready")].status}')
+            ready = self.kubectl("get", f"deployment/{dns.NAME}", f"-n={dns.NAMESPACE}", "-o=jsonpath={.status.readyReplicas}")
+        except subprocess.CalledProcessError:
+            return False
+        return nodes.split().count("True") == self.nodes and ready == "1"
+
+    def _slot(self) -> Slot:
+        outer = Outer.recorded(self.state)
+        if outer is None or not outer.is_alive:
+            raise NoCluster("the local cluster is down; start it with `python -m cluster up`")
+        return Slot(outer.slot)
+
+    def _sweep(self) -> None:
+        """Removes what a cluster that has ended leaves: the host's interface, empty cgroups, and our own state."""
+        outer = Outer.recorded(self.state)
+        if outer is not None:
+            slot = Slot(outer.slot)
+            # The kernel takes it away with the namespace of its other end, at its leisure; a new owner of the slot may have it already.
+            wait_until(lambda: _is_swept(slot), "interface and cgroups of the cluster are gone", seconds=30)
+        shutil.rmtree(self.state, ignore_errors=True)
+        self.kubeconfig.unlink(missing_ok=True)
+
+    def _make_room(self, slot: Slot) -> None:
+        stores = [cache.root() / "registry", *(slot.node(index + 1).containerd_root for index in range(self.nodes))]
+        for store in stores:
+            if store.exists() and _size(store) > _STORE_LIMIT_BYTES:
+                say(f"{store} has outgrown {_STORE_LIMIT_BYTES // 2**30} GiB of images: emptied")
+                shutil.rmtree(store)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "lock").open("w") as handle:
+            flock(handle, LOCK_EX)
+            yield
+
+
+def why_not() -> str | None:
+    """Why a local cluster cannot run here, or None when it can."""
+    if sys.platform != "linux":
+        return f"its nodes are Linux namespaces, and this is {sys.platform}"
+    if os.geteuid() != 0:
+        return "namespaces, mounts and bridges need root, and this is not root"
+    missing = [name for name in ("unshare", "setpriv", "mount", "hostname") if shutil.which(name) is None]
+    return f"{', '.join(missing)} not on PATH (util-linux, hostname)" if missing else None
+
+
+def _refuse_where_impossible() -> None:
+    reason = why_not()
+    if reason:
+        raise NoCluster(
+            f"the provider `local` cannot run here: {reason}. "
+            "With a Docker engine the provider `kind` works; or name a cluster of yours: "
+            "MILLRACE_PROVIDER=kubeconfig KUBECONFIG=… MILLRACE_CONTEXT=… REGISTRY=…"
+        )
+
+
+def _fetch_programs() -> None:
+    for name in (*_NODE_TOOLS, *binaries.KUBERNETES.commands, "coredns"):
+        tool(name)
+    packages.cni_folder()
+
+
+def _registry_answers(slot: Slot) -> bool:
+    try:
+        return httpx.get(f"http://{slot.registry}/v2/", timeout=2).status_code == httpx.codes.OK
+    except httpx.TransportError:
+        return False
+
+
+def _is_swept(slot: Slot) -> bool:
+    with suppress(WiringFailed):
+        ip("link", "delete", slot.host_interface)
+    names = {path.name for path in cgroups.existing(f"millrace-{slot.number}-")}
+    return all([cgroups.remove(name) for name in names]) and not has_interface(slot.host_interface)
+
+
+def _size(folder: Path) -> int:
+    answer = subprocess.run(["du", "--summarize", "--block-size=1", str(folder)], capture_output=True, text=True, check=False)
+    return int(answer.stdout.split()[0])

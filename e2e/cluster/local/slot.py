@@ -1,0 +1,111 @@
+"""Which of the parallel clusters on this machine we are, and every name and address that follows from it."""
+
+import fcntl
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster import cache
+from cluster.control_plane import Place
+from cluster.provider import NoCluster
+
+SLOTS = 16
+REGISTRY_PORT = 5000
+REGISTRY_NAME = f"registry.millrace.local:{REGISTRY_PORT}"
+"""What pods call the registry of every slot; containerd is told where it is."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Number → names. Two clusters never share one; the lock in the cache sees to that."""
+
+    number: int
+
+    @property
+    def host_interface(self) -> str:
+        """The host's end of the only link into the cluster."""
+        return f"millrace{self.number}"
+
+    @property
+    def network(self) -> str:
+        """The link that host, control plane and nodes share, up to its last number."""
+        return f"10.213.{self.number}"
+
+    @property
+    def host_address(self) -> str:
+        """The host on that link."""
+        return f"{self.network}.1"
+
+    @property
+    def control_plane_address(self) -> str:
+        """API server and registry on that link."""
+        return f"{self.network}.2"
+
+    @property
+    def registry(self) -> str:
+        """The registry, as the host reaches it."""
+        return f"{self.control_plane_address}:{REGISTRY_PORT}"
+
+    @property
+    def place(self) -> Place:
+        """The control plane has its own network namespace: the usual ports are always free."""
+        return Place(
+            address=self.control_plane_address,
+            api_port=6443,
+            etcd_port=2379,
+            etcd_peer_port=2380,
+            controller_manager_port=10257,
+            scheduler_port=10259,
+        )
+
+    def node(self, index: int) -> "NodeNames":
+        """The names of the node `index`, counted from 1."""
+        return NodeNames(slot=self, index=index)
+
+
+@dataclass(frozen=True)
+class NodeNames:
+    """What one node is called and where it is."""
+
+    slot: Slot
+    index: int
+
+    @property
+    def name(self) -> str:
+        """The node's name in Kubernetes and its host name."""
+        return f"node-{self.index}"
+
+    @property
+    def address(self) -> str:
+        """The node on the link."""
+        return f"{self.slot.network}.{10 + self.index}"
+
+    @property
+    def pod_range(self) -> str:
+        """The addresses of the node's pods; every other node has a route to them."""
+        return f"10.244.{self.index}.0/24"
+
+    @property
+    def cgroup(self) -> str:
+        """Kubelets that share one kill each other's pods as orphans."""
+        return f"millrace-{self.slot.number}-{self.name}"
+
+    @property
+    def containerd_root(self) -> Path:
+        """Images survive the cluster here, so that the next one need not pull gigabytes."""
+        return cache.root() / "containerd" / f"slot-{self.slot.number}-{self.name}"
+
+
+def take_free_slot() -> tuple[Slot, int]:
+    """A slot and the file descriptor that holds it: whoever inherits the descriptor keeps the slot until it ends."""
+    folder = cache.root() / "locks"
+    folder.mkdir(exist_ok=True)
+    for number in range(SLOTS):
+        descriptor = os.open(folder / f"slot-{number}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            continue
+        return Slot(number), descriptor
+    raise NoCluster(f"{SLOTS} clusters already run on this machine; take one down with `python -m cluster down` in its checkout")

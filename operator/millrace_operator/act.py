@@ -1,0 +1,52 @@
+"""Makes the children as wished, one by one: a child that is refused does not keep the others from being applied.
+
+What a user can do something about becomes a Trouble for the status; what only time can heal is raised.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from millrace_operator.cluster import Cluster, NameConflict, Observed
+from millrace_operator.connection import Forbidden, Refused
+from millrace_operator.manifest import Manifest
+from millrace_operator.rollout import Trouble
+from millrace_operator.status import CHILD_REFUSED, FORBIDDEN, NAME_CONFLICT
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The children as they now are, and what stood in the way."""
+
+    live: tuple[Manifest, ...]
+    problems: tuple[Trouble, ...]
+
+    @property
+    def deployment(self) -> Manifest | None:
+        return next((child for child in self.live if child["kind"] == "Deployment"), None)
+
+
+async def act(cluster: Cluster, wish: Sequence[Manifest], seen: Observed) -> Outcome:
+    """Apply every child of the wish, delete those that are not in it. Raises ApiError."""
+    live: list[Manifest] = []
+    problems: list[Trouble] = []
+    for child in wish:
+        name = child["metadata"]["name"]
+        try:
+            live.append(await cluster.apply(child, seen.child(child["kind"], name)))
+        except (NameConflict, Refused, Forbidden) as error:
+            problems.append(_trouble(child["kind"], name, error))
+    wanted = {(child["kind"], child["metadata"]["name"]) for child in wish}
+    for child in seen.children:
+        if (child["kind"], child["metadata"]["name"]) not in wanted and "deletionTimestamp" not in child["metadata"]:
+            await cluster.prune(child)
+    return Outcome(tuple(live), tuple(problems))
+
+
+def _trouble(kind: str, name: str, error: NameConflict | Refused | Forbidden) -> Trouble:
+    if isinstance(error, NameConflict):
+        return Trouble(cause=NAME_CONFLICT, sentence=str(error), needs_a_human=True)
+    sentence = f"{kind} {name!r}: {error.message}"
+    if isinstance(error, Refused):
+        return Trouble(cause=CHILD_REFUSED, sentence=sentence, needs_a_human=True)
+    cause = "QuotaExceeded" if "exceeded quota" in error.message else FORBIDDEN
+    return Trouble(cause=cause, sentence=sentence, needs_a_human=False)

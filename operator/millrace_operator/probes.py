@@ -1,0 +1,42 @@
+"""/livez, /readyz and /metrics of the operator, answered by the loop that does the work."""
+
+from collections.abc import Callable
+
+from aiohttp import web
+
+from millrace_operator.metrics import CONTENT_TYPE
+
+
+class Probes:
+    """`sick` says why the process should be restarted, or None. /readyz does not mean "is leader": a standby is ready to lead."""
+
+    def __init__(self, *, port: int, sick: Callable[[], str | None], metrics: Callable[[], bytes]) -> None:
+        self._port = port
+        self._sick = sick
+        self._metrics = metrics
+        self._runner: web.AppRunner | None = None
+
+    async def start(self) -> int:
+        """Returns the port that is listened on."""
+        app = web.Application()
+        app.add_routes([web.get("/livez", self._livez), web.get("/readyz", self._readyz), web.get("/metrics", self._prometheus)])
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, port=self._port, shutdown_timeout=0.5)
+        await site.start()
+        port: int = self._runner.addresses[0][1]
+        return port
+
+    async def stop(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _livez(self, _: web.Request) -> web.Response:
+        reason = self._sick()
+        return web.Response(text="ok") if reason is None else web.Response(text=reason, status=503)
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        return web.Response(text="ok")
+
+    async def _prometheus(self, _: web.Request) -> web.Response:
+        return web.Response(body=self._metrics(), headers={"Content-Type": CONTENT_TYPE})

@@ -1,0 +1,203 @@
+"""The operator process: what starts in which order, and in which order it stops.
+
+A standby waits for the Lease with everything built and nothing watched. The leader lists, watches, works; it stops by finishing
+the passes that run, releasing the Lease, and only then ending, so that the next leader need not wait.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import time
+import uuid
+from collections.abc import Coroutine
+
+from millrace_operator.autoscale import Tempo
+from millrace_operator.cluster import Cluster, Key
+from millrace_operator.connection import ApiError, Connection, NotFound, configuration
+from millrace_operator.desired import Images
+from millrace_operator.handlers import watch
+from millrace_operator.lease import Leadership, LeaseObject, NotLeader, Term
+from millrace_operator.load import LoadMonitor, LoadReader
+from millrace_operator.metrics import Metrics
+from millrace_operator.probes import Probes
+from millrace_operator.reconcile import Reconciler
+from millrace_operator.settings import OperatorSettings
+from millrace_operator.workqueue import Pace, RetryLater, TokenBucket, WorkQueue
+from millrace_server.settings import DEFAULT_PROMETHEUS_PORT
+
+logger = logging.getLogger(__name__)
+
+STOP_SECONDS = 4
+"""What a running pass has to end after SIGTERM."""
+OLDEST_QUEUED = 600
+"""A key that waits longer for a worker means that the workers hang."""
+RELIST_PAUSE = 1
+"""Several watches that begin anew at the same time cause one list."""
+
+
+class Operator:
+    """One process's worth of parts."""
+
+    def __init__(self, settings: OperatorSettings, connection: Connection) -> None:
+        self._settings = settings
+        self._connection = connection
+        self._stop = asyncio.Event()
+        self._relisted = asyncio.Event()
+        self._known: set[Key] = set()
+        self._listed = asyncio.Event()
+        self._listed_at: float | None = None
+        term = Term(duration=settings.lease_duration, renew_deadline=settings.lease_renew_deadline, retry=settings.lease_retry)
+        lease = LeaseObject(connection, namespace=settings.lease_namespace, name=settings.lease_name, term=term)
+        identity = f"{settings.identity}_{uuid.uuid4().hex[:8]}"
+        self._leadership = Leadership(lease, identity, term, on_loss=_die)
+        self._queue: WorkQueue[Key] = WorkQueue(
+            self._pass,
+            pace=Pace(coalesce=settings.coalesce, first_retry=settings.first_retry, last_retry=settings.last_retry),
+            deadline=settings.pass_deadline,
+        )
+        self._cluster = Cluster(
+            connection,
+            guard=self._leadership.guard,
+            bucket=TokenBucket(per_second=settings.writes_per_second, burst=settings.write_burst),
+            read_timeout=settings.read_timeout,
+            write_timeout=settings.write_timeout,
+        )
+        self._reader = LoadReader(port=DEFAULT_PROMETHEUS_PORT, timeout=settings.load_timeout)
+        self._monitor = LoadMonitor(
+            self._reader,
+            tempo=Tempo(
+                up_interval=settings.scale_up_interval,
+                down_interval=settings.scale_down_interval,
+                down_window=settings.scale_down_window,
+                stale_after=3 * settings.load_interval,
+            ),
+            interval=settings.load_interval,
+            report_interval=settings.load_report_interval,
+            call=self._queue.add,
+        )
+        images = Images(server=settings.server_image, pull_policy=settings.server_image_pull_policy)
+        self._reconciler = Reconciler(cluster=self._cluster, monitor=self._monitor, images=images)
+        self._metrics = Metrics(
+            leads=lambda: self._leadership.leads, depth=lambda: self._queue.schedule.depth, waited=lambda: self._queue.waited
+        )
+        self._probes = Probes(port=settings.port, sick=self._sick, metrics=self._metrics.text)
+
+    async def run(self) -> int:
+        """Returns the exit code: 0 when it was told to stop."""
+        port = await self._probes.start()
+        logger.info("probes and metrics on port %d", port)
+        self._take_signals()
+        try:
+            if await self._first_of(self._leadership.acquire()):
+                await self._lead()
+        except Exception:
+            logger.exception("the operator ends")
+        finally:
+            await self._leadership.release()
+            await asyncio.gather(self._probes.stop(), self._reader.close(), self._connection.close())
+        return 0 if self._stop.is_set() else 1
+
+    async def _lead(self) -> None:
+        workers = asyncio.create_task(self._queue.run(self._settings.workers))
+        keeping = asyncio.create_task(self._leadership.keep())
+        try:
+            await self._first_of(self._resync(), self._monitor.run(), self._watch())
+        finally:
+            self._queue.stop()
+            await asyncio.wait([workers], timeout=STOP_SECONDS)
+            keeping.cancel()
+
+    async def _watch(self) -> None:
+        """After the first list: kopf never looks again for a definition that was missing when it started."""
+        await self._listed.wait()
+        await watch(self._settings.namespaces, add=self._queue.add, relisted=self._relisted.set, started=self._take_signals)
+
+    async def _first_of(self, *work: Coroutine[None, None, None]) -> bool:
+        """Runs until one ends, or until the process is told to stop: False. Raises what that one raised."""
+        stop = asyncio.create_task(self._stop.wait())
+        tasks = [asyncio.create_task(each) for each in work]
+        done, _ = await asyncio.wait([stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+        # The others are left as they are: kopf needs seconds to be cancelled, and none of them writes.
+        return stop not in done
+
+    async def _pass(self, key: Key) -> None:
+        outcome, began = "error", time.monotonic()
+        try:
+            await self._reconciler.reconcile(key)
+            outcome = "ok"
+        except (ApiError, NotLeader) as error:
+            raise RetryLater(str(error), seconds=getattr(error, "retry_after", 0)) from error
+        except RetryLater:
+            outcome = "retry"
+            raise
+        finally:
+            self._metrics.passes.labels(outcome).inc()
+            self._metrics.pass_seconds.observe(time.monotonic() - began)
+
+    async def _resync(self) -> None:
+        """A full list every `resync` seconds; after a watch began anew, a list that only finds what came and went unseen."""
+        everything = True
+        while True:
+            try:
+                present = await self._cluster.keys(self._settings.namespaces)
+            except ApiError as error:
+                if isinstance(error, NotFound) and self._listed.is_set():
+                    raise MissingDefinition("the CustomResourceDefinition is gone; a new process waits for it") from error
+                logger.warning("InferenceServices cannot be listed (without their definition, apply crds/ first): %s", error)
+                await asyncio.sleep(self._settings.first_retry)
+                continue
+            self._take_stock(present, everything=everything)
+            everything = await self._next_list_is_full()
+
+    def _take_stock(self, present: set[Key], *, everything: bool) -> None:
+        for key in self._known - present:
+            self._queue.forget(key)
+            self._monitor.forget(key)
+        for key in present if everything else present - self._known:
+            self._queue.add(key)
+        self._known = present
+        self._listed_at = time.monotonic()
+        self._listed.set()
+        self._metrics.services.set(len(present))
+        self._metrics.full_list.set(self._listed_at)
+
+    async def _next_list_is_full(self) -> bool:
+        try:
+            async with asyncio.timeout(self._settings.resync):
+                await self._relisted.wait()
+        except TimeoutError:
+            return True
+        await asyncio.sleep(min(RELIST_PAUSE, self._settings.resync))
+        self._relisted.clear()
+        return False
+
+    def _sick(self) -> str | None:
+        if self._queue.waited > OLDEST_QUEUED:
+            return f"a key has waited {self._queue.waited:.0f} s for a worker"
+        if self._listed_at is not None and time.monotonic() - self._listed_at > 2.5 * self._settings.resync:
+            return "the last full list is too old"
+        return None
+
+    def _take_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+
+
+class MissingDefinition(Exception):
+    """The CRD is not installed, or was deleted."""
+
+
+async def run(settings: OperatorSettings) -> int:
+    """Raises NoCluster."""
+    return await Operator(settings, Connection(await configuration())).run()
+
+
+def _die(_: str) -> None:
+    """Not sys.exit: no handler, no pending write and no cleanup may run in a process that no longer leads."""
+    sys.stderr.flush()
+    os._exit(1)

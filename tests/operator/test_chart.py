@@ -1,0 +1,185 @@
+"""The chart: what it renders, refuses and grants, and that a real API server takes it."""
+
+import subprocess
+import tomllib
+from collections.abc import Sequence
+
+import pytest
+import yaml
+from cluster.control_plane import ControlPlane
+from cluster.packages import tool
+
+from millrace_operator import generate
+from millrace_operator.api import InferenceServiceSpec
+from millrace_operator.chart import ChartValues
+from millrace_operator.desired import CHILD_KINDS
+from millrace_operator.manifest import Manifest
+from millrace_operator.names import GROUP, PLURAL
+from millrace_operator.settings import OperatorSettings
+from services import CHECKOUT
+
+CHART = CHECKOUT / "charts/millrace"
+DIGEST = "sha256:" + "0" * 64
+
+
+def render(*values: str) -> list[Manifest]:
+    text = generate.render(CHART, helm=str(tool("helm")), namespace="millrace-system", values=values)
+    return [manifest for manifest in yaml.safe_load_all(text) if manifest]
+
+
+def of_kind(kind: str, manifests: Sequence[Manifest]) -> list[Manifest]:
+    return [manifest for manifest in manifests if manifest["kind"] == kind]
+
+
+def operator(*values: str) -> Manifest:
+    """The operator's pod."""
+    (deployment,) = of_kind("Deployment", render(*values))
+    return dict(deployment["spec"]["template"]["spec"])
+
+
+def environment(pod: Manifest) -> dict[str, str]:
+    (container,) = pod["containers"]
+    return {variable["name"]: variable.get("value", "from the pod") for variable in container["env"]}
+
+
+def grants(role: Manifest) -> dict[tuple[str, str], set[str]]:
+    """(API group, resource) → verbs."""
+    return {(group, resource): set(rule["verbs"]) for rule in role["rules"] for group in rule["apiGroups"] for resource in rule["resources"]}
+
+
+def test_the_values_file_states_every_value_and_its_default() -> None:
+    stated = yaml.safe_load((CHART / "values.yaml").read_text())
+    assert ChartValues.model_validate(stated).model_dump(by_alias=True) == stated == ChartValues().model_dump(by_alias=True)
+
+
+def test_versions_agree_everywhere() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    version = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["version"]
+    assert (chart["version"], chart["appVersion"]) == (version, version)
+    (container,) = operator()["containers"]
+    assert container["image"] == f"millrace/operator:{version}"
+    assert environment(operator())["MILLRACE_SERVER_IMAGE"] == f"millrace/server:{version}"
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("imagee.tag=v1", "imagee"),
+        ("image.tag=a b", "tag"),
+        ("replicas=many", "replicas"),
+        ("image.digest=latest", "digest"),
+        ("watchNamespaces={a/b}", "watchNamespaces"),
+        ("environment.HF_TOKEN=x", "HF_TOKEN"),
+        ("image.pullPolicy=Sometimes", "pullPolicy"),
+    ],
+)
+def test_a_misspelt_or_impossible_value_is_refused_by_name(value: str, says: str) -> None:
+    with pytest.raises(generate.CannotGenerate, match=says):
+        render(value)
+
+
+def test_a_digest_goes_before_the_tag() -> None:
+    (container,) = operator("image.repository=host:5000/operator", f"image.digest={DIGEST}", "image.tag=v9")["containers"]
+    assert container["image"] == f"host:5000/operator@{DIGEST}"
+
+
+def test_the_operator_understands_every_variable_that_the_chart_sets() -> None:
+    given = environment(operator("watchNamespaces={a,b}", "environment.MILLRACE_LOG_LEVEL=DEBUG", "serverImage.pullPolicy=Never"))
+    assert set(given) <= {field.alias for field in OperatorSettings.model_fields.values()}
+    settings = OperatorSettings.from_environment(given)
+    assert settings.namespaces == ("a", "b")
+    assert settings.server_image_pull_policy == "Never"
+    assert settings.log_level == "DEBUG"
+
+
+def test_the_chart_probes_the_port_that_the_operator_listens_on() -> None:
+    (container,) = operator()["containers"]
+    (port,) = container["ports"]
+    assert port["containerPort"] == OperatorSettings.model_fields["port"].default
+    assert {container[probe]["httpGet"]["port"] for probe in ("livenessProbe", "readinessProbe")} == {port["name"]}
+
+
+def test_the_operator_may_do_what_a_pass_does_and_nothing_else() -> None:
+    (role,) = [role for role in of_kind("ClusterRole", render()) if role["metadata"]["name"] == "millrace-operator"]
+    needed = {(kind.api_version.rpartition("/")[0], kind.plural): {"get", "list", "watch", "create", "patch", "delete"} for kind in CHILD_KINDS}
+    needed |= {
+        (GROUP, PLURAL): {"get", "list", "watch"},
+        (GROUP, f"{PLURAL}/status"): {"update"},
+        ("apps", "deployments/scale"): {"patch"},
+        ("", "pods"): {"list", "watch"},
+    }
+    assert grants(role) == needed
+
+
+def test_a_namespaced_installation_has_no_cluster_wide_rights() -> None:
+    everything = render("watchNamespaces={team-a,team-b}", "crds.install=false")
+    assert of_kind("ClusterRole", everything) == of_kind("ClusterRoleBinding", everything) == of_kind("CustomResourceDefinition", everything) == []
+    (anywhere,) = [role for role in of_kind("ClusterRole", render()) if role["metadata"]["name"] == "millrace-operator"]
+    roles = {role["metadata"]["namespace"]: grants(role) for role in of_kind("Role", everything)}
+    assert roles.pop("millrace-system") == {("coordination.k8s.io", "leases"): {"get", "create", "update"}}
+    assert roles == {"team-a": grants(anywhere), "team-b": grants(anywhere)}
+
+
+def test_every_binding_points_to_a_role_and_to_the_operators_account() -> None:
+    for everything in (render(), render("watchNamespaces={team-a}")):
+        (account,) = of_kind("ServiceAccount", everything)
+        roles = {(each["kind"], each["metadata"].get("namespace"), each["metadata"]["name"]) for each in everything}
+        for binding in [*of_kind("RoleBinding", everything), *of_kind("ClusterRoleBinding", everything)]:
+            reference = binding["roleRef"]
+            namespace = binding["metadata"].get("namespace") if reference["kind"] == "Role" else None
+            assert (reference["kind"], namespace, reference["name"]) in roles
+            (subject,) = binding["subjects"]
+            assert (subject["name"], subject["namespace"]) == (account["metadata"]["name"], account["metadata"]["namespace"])
+        assert operator()["serviceAccountName"] == account["metadata"]["name"]
+
+
+def test_uninstalling_the_chart_keeps_the_crd() -> None:
+    (definition,) = of_kind("CustomResourceDefinition", render())
+    assert definition["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+
+
+def test_the_notes_and_every_option_of_the_chart_render() -> None:
+    values = ("imagePullSecrets[0].name=registry", "nodeSelector.disk=ssd", "tolerations[0].operator=Exists", "priorityClassName=high", "replicas=2")
+    pod = operator(*values)
+    assert pod["imagePullSecrets"] == [{"name": "registry"}]
+    assert pod["nodeSelector"] == {"disk": "ssd"}
+    assert pod["tolerations"] == [{"operator": "Exists"}]
+    assert pod["priorityClassName"] == "high"
+    command = [str(tool("helm")), "install", "millrace", str(CHART), "--dry-run=client", "--namespace=millrace-system"]
+    notes = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "kubectl -n millrace-system rollout status deployment/millrace-operator" in notes
+    assert "serves InferenceServices in every namespace" in notes
+
+
+def test_the_notes_show_fields_that_exist() -> None:
+    notes = (CHART / "templates/NOTES.txt").read_text()
+    (body,) = [part.split("YAML")[0] for part in notes.split("<<'YAML'")[1:]]
+    InferenceServiceSpec.model_validate(yaml.safe_load(body)["spec"])
+
+
+def test_the_plain_manifests_are_accepted_in_a_restricted_namespace(apiserver: ControlPlane) -> None:
+    install = CHECKOUT / "manifests/install.yaml"
+    for path in ("--dry-run=none", "--dry-run=server"):
+        apiserver.kubectl("apply", "--validate=strict", path, "-f", str(install))
+    accounts = apiserver.kubectl("-n", generate.INSTALL_NAMESPACE, "get", "serviceaccount", "millrace-operator", "-o", "name")
+    assert accounts.strip() == "serviceaccount/millrace-operator"
+
+
+def can_i(apiserver: ControlPlane, *question: str) -> bool:
+    """Asked as the operator's account."""
+    user = f"--as=system:serviceaccount:{generate.INSTALL_NAMESPACE}:millrace-operator"
+    command = [str(tool("kubectl")), f"--kubeconfig={apiserver.kubeconfig}", "auth", "can-i", *question, user]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() == "yes"
+
+
+def test_the_api_server_grants_a_pass_but_no_secret_and_no_spec(apiserver: ControlPlane) -> None:
+    apiserver.kubectl("apply", "-f", str(CHECKOUT / "manifests/install.yaml"))
+    assert can_i(apiserver, "patch", "deployments.apps", "-n", "default")
+    assert can_i(apiserver, "update", f"{PLURAL}.{GROUP}", "--subresource=status", "-n", "default")
+    assert can_i(apiserver, "update", "leases.coordination.k8s.io", "-n", generate.INSTALL_NAMESPACE)
+    assert not can_i(apiserver, "update", "leases.coordination.k8s.io", "-n", "default")
+    for verb in ("get", "list", "watch", "create"):
+        assert not can_i(apiserver, verb, "secrets", "-n", "default")
+    for verb in ("create", "update", "patch", "delete"):
+        assert not can_i(apiserver, verb, f"{PLURAL}.{GROUP}", "-n", "default")
+    assert not can_i(apiserver, "create", "pods", "--subresource=exec", "-n", "default")

@@ -1,0 +1,169 @@
+"""What a client may send and how long it may take, over raw sockets: each refusal has our error shape and harms nobody else."""
+
+import json
+import re
+import socket
+import time
+
+import pytest
+
+from running_server import RunningServer
+
+GREETING = b"POST /api/v1/infer HTTP/1.1\r\nhost: x\r\n"
+
+
+class Wire:
+    """One TCP connection, byte by byte."""
+
+    def __init__(self, server: RunningServer) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+        self._file = self._socket.makefile("rb")
+
+    def __enter__(self) -> "Wire":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self._socket.close()
+
+    def send(self, data: bytes) -> None:
+        self._socket.sendall(data)
+
+    def answer(self) -> tuple[int, dict[str, str], dict[str, object]]:
+        """Status, headers and JSON body of one answer."""
+        status = int(self._file.readline().split()[1])
+        headers = {}
+        while (line := self._file.readline().strip()) != b"":
+            name, _, value = line.decode().partition(": ")
+            headers[name] = value
+        return status, headers, json.loads(self._file.read(int(headers["content-length"])))
+
+    def is_closed_by_server(self) -> bool:
+        """Waits for the end of the stream, at most the socket's timeout."""
+        return self._file.read(1) == b""
+
+
+def message(body: dict[str, object]) -> str:
+    error = body["error"]
+    assert isinstance(error, dict)
+    assert set(error) == {"message", "type", "param", "code"}
+    return str(error["message"])
+
+
+def test_a_body_declared_too_large_is_refused_before_it_is_sent(server: RunningServer) -> None:
+    with Wire(server) as wire:
+        wire.send(GREETING + b"content-length: 99999999\r\n\r\n")
+        status, headers, body = wire.answer()
+        assert (status, headers["connection"]) == (413, "close")
+        assert "exceeds the limit of 20000 bytes" in message(body)
+        assert wire.is_closed_by_server()
+
+
+def test_a_body_without_a_length_is_counted(server: RunningServer) -> None:
+    with Wire(server) as wire:
+        wire.send(GREETING + b"transfer-encoding: chunked\r\n\r\n")
+        for _ in range(3):
+            wire.send(b"1f40\r\n" + b" " * 0x1F40 + b"\r\n")
+        assert wire.answer()[0] == 413
+
+
+def test_a_slow_body_ends_with_408(server: RunningServer) -> None:
+    with Wire(server) as wire:
+        began = time.monotonic()
+        wire.send(GREETING + b'content-length: 100\r\n\r\n{"prompt"')
+        status, headers, body = wire.answer()
+        assert (status, headers["connection"]) == (408, "close")
+        assert "body did not arrive within 1 s" in message(body)
+        assert 0.9 < time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("head", [b"", b"GET /health HT", b"GET /health HTTP/1.1\r\nhost: x\r\nx-slow: "])
+def test_a_slow_head_ends_with_408(server: RunningServer, head: bytes) -> None:
+    with Wire(server) as wire:
+        began = time.monotonic()
+        wire.send(head)
+        status, headers, body = wire.answer()
+        assert (status, headers["connection"]) == (408, "close")
+        assert "line and headers did not arrive within 1 s" in message(body)
+        assert wire.is_closed_by_server()
+        assert 0.9 < time.monotonic() - began < 5
+
+
+def test_a_dripped_head_does_not_buy_time(server: RunningServer) -> None:
+    with Wire(server) as wire:
+        began = time.monotonic()
+        wire.send(b"GET /health HTTP/1.1\r\nx-slow: ")
+        while time.monotonic() < began + 0.9:
+            wire.send(b"a")
+            time.sleep(0.05)
+        assert wire.answer()[0] == 408
+        assert time.monotonic() - began < 5
+
+
+def test_a_huge_head_ends_with_431(server: RunningServer) -> None:
+    with Wire(server) as wire:
+        wire.send(b"GET /health HTTP/1.1\r\n" + b"x-many: values\r\n" * 5000)
+        status, _, body = wire.answer()
+        assert status == 431
+        assert "exceed 65536 bytes" in message(body)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"NONSENSE\r\n\r\n",
+        b"GET / HTTP/1.1\r\nbad header\r\n\r\n",
+        b"POST /api/v1/infer HTTP/1.1\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n",
+        b"POST /api/v1/infer HTTP/1.1\r\ncontent-length: -5\r\n\r\n",
+    ],
+)
+def test_what_is_not_http_is_refused_in_our_shape(server: RunningServer, head: bytes) -> None:
+    with Wire(server) as wire:
+        wire.send(head)
+        status, headers, body = wire.answer()
+        assert (status, headers["connection"], message(body)) == (400, "close", "the request is not valid HTTP/1.1")
+
+
+def test_an_old_connection_closes_after_its_answer_and_a_young_one_stays(server: RunningServer) -> None:
+    request = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
+    with Wire(server) as wire:
+        opened = time.monotonic()
+        wire.send(request)
+        status, headers, _ = wire.answer()
+        assert status == 200
+        while "connection" not in headers:
+            wire.send(request)
+            _, headers, _ = wire.answer()
+        assert headers["connection"] == "close"
+        assert 0.7 < time.monotonic() - opened < 5, "CONNECTION_SECONDS=1, give or take a quarter"
+        assert wire.is_closed_by_server()
+
+
+def test_pipelined_requests_are_answered_in_order(server: RunningServer) -> None:
+    with Wire(server) as wire:
+        wire.send(b"GET /nowhere HTTP/1.1\r\nhost: x\r\n\r\nGET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert [wire.answer()[0], wire.answer()[0]] == [404, 200]
+
+
+def test_a_request_id_is_kept_when_it_is_harmless_and_made_otherwise(server: RunningServer) -> None:
+    def sent(request_id: str) -> str:
+        response = server.requests().request(
+            "POST", "/api/v1/infer", json={"prompt": "a", "max_tokens": 1}, headers={"x-request-id": request_id}
+        )
+        assert response.json()["request_id"] == response.headers["x-request-id"]
+        return str(response.json()["request_id"])
+
+    assert sent("trace-1.a:b_c") == "trace-1.a:b_c"
+    for hostile in ("a b", "a\tb", '"quoted"', "x" * 129):
+        assert re.fullmatch("[0-9a-f]{32}", sent(hostile))
+
+
+def test_the_same_request_id_twice_at_once_is_two_requests(server: RunningServer) -> None:
+    with Wire(server) as one, Wire(server) as other:
+        body = b'{"prompt": "twins", "max_tokens": 50, "temperature": 0, "use_cache": false}'
+        request = GREETING + b"x-request-id: same\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+        one.send(request)
+        other.send(request)
+        first, second = one.answer(), other.answer()
+    assert (first[0], second[0]) == (200, 200)
+    assert first[2]["text"] == second[2]["text"]

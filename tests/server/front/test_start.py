@@ -1,0 +1,119 @@
+"""From nothing to a process that listens, loads, or says why not."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from millrace_server.app import liveness_failure
+from millrace_server.engine.handle import Dead, EngineHandle, Loading, Serving, State
+from millrace_server.engine.messages import Ready
+from millrace_server.lifecycle import Lifecycle
+from millrace_server.settings import ServerSettings
+from running_server import RunningServer
+
+
+@pytest.fixture
+def loading(tmp_path: Path, tiny_model: Path) -> Iterator[RunningServer]:
+    """A server that has only just begun to load its model."""
+    with RunningServer(tmp_path, model=tiny_model) as server:
+        yield server.wait_listening()
+
+
+def test_http_answers_before_the_model_is_loaded_and_sigterm_ends_the_load(loading: RunningServer) -> None:
+    health = loading.requests().get("/health")
+    assert (health.status_code, health.json()["status"], health.json()["model_loaded"]) == (503, "loading", False)
+    refused = loading.requests().infer("early")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_loading")
+    assert int(refused.headers["retry-after"]) >= 1
+    assert loading.internal().get("/livez").status_code == 200
+    assert loading.internal().get("/readyz").status_code == 503
+    load = loading.load()
+    assert (load["ready"], load["arrivals"]) == (False, 0)
+    began = time.monotonic()
+    assert loading.terminate() == 0
+    assert time.monotonic() - began < 2
+
+
+def test_a_model_that_is_not_there_ends_the_server_with_the_reason(tmp_path: Path) -> None:
+    with RunningServer(tmp_path, model=tmp_path / "absent") as server:
+        assert server.process.wait(timeout=60) == 1
+        message = json.loads(server.termination_log.read_bytes())
+    assert message["cause"] == "ModelNotFound"
+    assert str(tmp_path / "absent") in message["hint"]
+
+
+def test_a_port_that_is_taken_ends_the_server_with_the_reason(tmp_path: Path, server: RunningServer) -> None:
+    with RunningServer(tmp_path, model=tmp_path, settings={"PORT": str(server.port)}) as second:
+        assert second.process.wait(timeout=60) == 1
+        message = json.loads(second.termination_log.read_bytes())
+    assert message["cause"] == "AddressUnavailable"
+    assert str(server.port) in message["hint"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"MODEL_NAME": ""}, "MODEL_NAME is not set; it is required"),
+        ({"MAX_BATCH_SIZE": "0"}, "MAX_BATCH_SIZE='0' is refused"),
+        ({"DEVICE": "tpu"}, "DEVICE='tpu' is refused"),
+    ],
+)
+def test_a_wrong_setting_is_named_in_one_sentence(tmp_path: Path, settings: dict[str, str], sentence: str) -> None:
+    with RunningServer(tmp_path, model=None, settings=settings) as server:
+        assert server.process.wait(timeout=60) == 2
+        assert len(server.log().splitlines()) == 1
+        assert sentence in server.log()
+        message = json.loads(server.termination_log.read_bytes())
+    assert (message["stage"], message["cause"]) == ("settings", "InvalidSettings")
+    assert sentence in message["hint"]
+
+
+def test_the_front_imports_neither_torch_nor_transformers() -> None:
+    program = "import sys, millrace_server.lifecycle; print(sorted({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_settings_are_documented_by_the_command_line() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "millrace_server", "--help"], capture_output=True, text=True, check=True, env={**os.environ}
+    )
+    assert "--model" in result.stdout
+    assert "[MODEL_NAME, MODEL_PATH]" in result.stdout.replace("\n", " ")
+
+
+class ScriptedEngine(EngineHandle):
+    """In whatever state a test says: a real load cannot be made to stall on purpose."""
+
+    scripted: State
+
+    @property
+    def state(self) -> State:
+        return self.scripted
+
+
+READY = Ready(device="cpu", dtype="float32", slots=2, max_length=64, vocabulary=259, eos_token_ids=[256], revision="r")
+
+
+@pytest.mark.parametrize(
+    ("state", "failure"),
+    [
+        (Loading("read", 1, 9, changed_at=0), None),
+        (Loading("read", 1, 9, changed_at=-11), "loading stands still at read 1 of 9 since 11 s (limit 10 s)"),
+        (Serving(READY), None),
+        (Dead(None, restarts=True), None),
+        (Dead(None), "the engine is gone and does not come back"),
+    ],
+)
+def test_liveness_fails_only_when_waiting_does_not_help(state: State, failure: str | None) -> None:
+    settings = ServerSettings(MODEL_NAME="tiny", LOAD_STALL_SECONDS=10)
+    inference = Lifecycle.inference(settings, ScriptedEngine(settings, {}))
+    assert isinstance(inference.engine, ScriptedEngine)
+    inference.engine.scripted = state
+    assert liveness_failure(inference, now=0) == failure
