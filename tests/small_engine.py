@@ -94,7 +94,9 @@ class SmallEngine:
 
     def step_of_first_token(self, name: str) -> int:
         """Index in the step log."""
-        return next(index for index, step in enumerate(self.steps) for output in step.outputs if output.request_id == name and output.tokens)
+        return next(
+            index for index, step in enumerate(self.steps) for output in step.outputs if output.request_id == name and output.tokens
+        )
 
     def step_of_end(self, name: str) -> int:
         """Index in the step log."""

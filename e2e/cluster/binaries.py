@@ -57,7 +57,8 @@ HELM = Module(
     commands={"helm": "helm.sh/helm/v3/cmd/helm"},
     link_flags=f"-s -w -X helm.sh/helm/v3/internal/version.version={versions.HELM}",
 )
-MODULES = {program: module for module in (KUBERNETES, COREDNS, HELM) for program in module.commands}
+KIND = Module(name="kind", version=versions.KIND, commands={"kind": "sigs.k8s.io/kind"}, link_flags="-s -w")
+MODULES = {program: module for module in (KUBERNETES, COREDNS, HELM, KIND) for program in module.commands}
 
 
 def binary(program: str) -> Path:

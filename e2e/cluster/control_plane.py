@@ -224,7 +224,7 @@ class ControlPlane:
             "--kubelet-preferred-address-types=InternalIP",
             f"--kubelet-certificate-authority={self.ca}",
             *_pair(kubelet_client, "--kubelet-client-certificate", "--kubelet-client-key"),
-            # Aggregated APIs (metrics adapters) are called with the front proxy's identity, straight at the pod: no kube-proxy is needed here.
+            # Aggregated APIs (metrics adapters) are called as the front proxy, straight at the pod: no kube-proxy is needed here.
             "--enable-aggregator-routing=true",
             f"--requestheader-client-ca-file={self.ca}",
             "--requestheader-allowed-names=front-proxy",

@@ -1,1 +1,83 @@
-"""The provider `kind`: Kubernetes in Docker, where a Docker engine runs."""
+"""The provider `kind`: Kubernetes in Docker, where a Docker engine runs.
+
+Not run yet: the machines this was written on have no Docker engine that could pull kind's node image. To run it where there is one:
+`MILLRACE_PROVIDER=kind make cluster`, then `make e2e`.
+"""
+
+import hashlib
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+from cluster import versions
+from cluster.local.slot import REGISTRY_NAME
+from cluster.packages import tool
+from cluster.progress import step
+from cluster.provider import NoCluster, docker_runs
+from cluster.push import content_tag
+
+NODE_IMAGE = f"kindest/node:{versions.KUBERNETES}"
+
+
+class Kind:
+    """One kind cluster for each checkout."""
+
+    name = "kind"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.resolve()
+        self.kubeconfig = self.folder / "kubeconfig"
+        self.cluster = f"millrace-{hashlib.sha256(str(self.folder).encode()).hexdigest()[:8]}"
+
+    def up(self) -> Path:
+        """`kind create cluster`, unless it is there; a half-made one is made again."""
+        if not docker_runs():
+            raise NoCluster(
+                "the provider `kind` needs a Docker engine, and `docker info` does not answer; `local` needs Linux and root only"
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.cluster in self._kind("get", "clusters").split():
+            if self._is_ready():
+                return self.kubeconfig
+            self.down()
+        with step(f"kind cluster {self.cluster}"):
+            self._kind("create", "cluster", f"--image={NODE_IMAGE}", "--wait=180s")
+        return self.kubeconfig
+
+    def down(self) -> None:
+        """`kind delete cluster`."""
+        if docker_runs():
+            self._kind("delete", "cluster")
+        self.kubeconfig.unlink(missing_ok=True)
+
+    def load(self, image: str) -> str:
+        """`kind load docker-image` under a tag that changes with the content."""
+        name, tag = content_tag(image)
+        reference = f"{REGISTRY_NAME}/{name}:{tag}"
+        subprocess.run(["docker", "tag", image, reference], check=True, capture_output=True, text=True)
+        # kind itself skips nodes that already have an image of this name and content.
+        with step(f"load {image} into kind"):
+            self._kind("load", "docker-image", reference)
+        return reference
+
+    def node_address(self) -> str:
+        """The node container's address on Docker's network, which a Linux host reaches directly."""
+        answer = subprocess.run(["docker", "inspect", f"{self.cluster}-control-plane"], check=True, capture_output=True, text=True)
+        networks = json.loads(answer.stdout)[0]["NetworkSettings"]["Networks"]
+        return str(networks["kind"]["IPAddress"])
+
+    def status(self) -> str:
+        """One line on what runs."""
+        return f"up as {self.cluster}, kubeconfig {self.kubeconfig}" if self._is_ready() else "down"
+
+    def _is_ready(self) -> bool:
+        command = [str(tool("kubectl")), f"--kubeconfig={self.kubeconfig}", "get", "nodes"]
+        return self.kubeconfig.exists() and subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+    def _kind(self, *arguments: str) -> str:
+        named = [] if arguments[:2] == ("get", "clusters") else [f"--name={self.cluster}"]
+        writes_kubeconfig = arguments[:2] in (("create", "cluster"), ("delete", "cluster"))
+        written = [f"--kubeconfig={self.kubeconfig}"] if writes_kubeconfig else []
+        program = shutil.which("kind") or str(tool("kind"))
+        return subprocess.run([program, *arguments, *named, *written], check=True, capture_output=True, text=True).stdout

@@ -70,7 +70,10 @@ def tool_environment() -> dict[str, str]:
         (config / "policy.json").write_text('{"default": [{"type": "insecureAcceptAnything"}]}\n')
         (config / "registries.conf").write_text('unqualified-search-registries = ["docker.io"]\n')
         storage.write_text(f'[storage]\ndriver = "overlay"\ngraphroot = "{home}/storage"\nrunroot = "/run/millrace-containers"\n')
+    # With another HOME, `docker login` would be forgotten.
+    logins = Path(os.environ.get("REGISTRY_AUTH_FILE") or Path.home() / ".docker" / "config.json")
     return {
+        **({"REGISTRY_AUTH_FILE": str(logins)} if logins.exists() else {}),
         "BUILDAH_ISOLATION": "chroot",
         "STORAGE_DRIVER": "overlay",
         "CONTAINERS_STORAGE_CONF": str(storage),
@@ -138,17 +141,19 @@ def _write_programs(folder: Path, *, final: Path) -> None:
             target = final / "root" / place / program.name
             names = [program.name, *(name for name, stands_for in _ALTERNATIVES.items() if stands_for == program.name)]
             for name in names:
-                _write_script(folder / "bin" / name, target, search)
+                if not (folder / "bin" / name).is_symlink():  # runc lies in two folders
+                    _write_program(folder / "bin" / name, target, search)
 
 
-def _write_script(script: Path, target: Path, libraries: str) -> None:
-    lines = ["#!/bin/sh"]
-    if libraries:
-        lines.append(f'export LD_LIBRARY_PATH="{libraries}"')
-        lines += [f'export XTABLES_LIBDIR="{path}/xtables"' for path in libraries.split(":")[-1:] if "tables" in script.name]
+def _write_program(program: Path, target: Path, libraries: str) -> None:
+    if not libraries:
+        program.symlink_to(target)
+        return
+    lines = ["#!/bin/sh", f'export LD_LIBRARY_PATH="{libraries}"']
+    lines += [f'export XTABLES_LIBDIR="{path}/xtables"' for path in libraries.split(":")[-1:] if "tables" in program.name]
     lines.append(f'exec "{target}" "$@"')
-    script.write_text("\n".join(lines) + "\n")
-    script.chmod(0o755)
+    program.write_text("\n".join(lines) + "\n")
+    program.chmod(0o755)
 
 
 def _release() -> str:

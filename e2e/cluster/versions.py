@@ -3,4 +3,5 @@
 KUBERNETES = "v1.34.4"
 COREDNS = "v1.14.7"
 HELM = "v3.21.4"
+KIND = "v0.30.0"
 MINIMUM_GO = (1, 24)

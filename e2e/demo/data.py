@@ -1,28 +1,20 @@
 """The demo model's lessons: rules whose right answers a program can tell, split into training and held-out documents.
 
-Pure and deterministic; no torch. A document is a prompt and the one right continuation; the model is trained on the continuation
-only. What is held out never occurs as a training document, so that answering it takes the rule and not memory:
+Pure and deterministic; no torch. A document is a prompt and the one right continuation, on which alone the model is trained. What
+is held out is never a training document, so that answering it takes the rule:
 
-- counting, words, alphabet: the starts (a held-out start is never the first item of a training document);
-- sums: unordered pairs (neither 7 + 5 nor 5 + 7 is trained when one of them is held out);
-- questions: a subject in one of the wordings (the other wordings of that subject are trained).
+- counting, words, alphabet: starts. No training document begins with a held-out start.
+- sums: ordered pairs. Where 7 + 5 is held out, 5 + 7 is trained.
+- questions: a subject in one of the wordings. Other wordings of the subject, and other subjects in the wording, are trained.
 """
 
 import random
 import string
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
 SEED = 20_250_101
-COUNT_LIMIT = 400
-COUNT_STOP = 50
-WORDS_LIMIT = 100
-WORDS_STOP = 10
-SUM_LIMIT = 20
-
-UNITS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
-TENS = "zero ten twenty thirty forty fifty sixty seventy eighty ninety".split()
 
 
 class Kind(StrEnum):
@@ -41,6 +33,8 @@ class Document:
     prompt: str
     """For questions the user's message, else the raw text."""
     answer: str
+    weight: float = 1
+    """How often it is trained, compared with others of its kind."""
 
 
 @dataclass(frozen=True)
@@ -49,100 +43,118 @@ class Lessons:
     held_out: tuple[Document, ...]
 
 
+COUNT_LIMIT = 250
+COUNT_STOP = 50
+"""Counting ends at the next multiple."""
+WORDS_STOP = 10
+SUM_LIMIT = 20
+TRAINED_ITEMS = 2
+"""Items of a sequence that training gives as the prompt."""
+ASKED_ITEMS = 5
+"""Items of a sequence that a held-out prompt gives; 3 of words and letters."""
+ALWAYS_HELD_OUT = 1
+"""The demo's first prompt is `1 2 3 4 5`."""
+
+UNITS = [
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
+    *("ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
+]
+TENS = ["zero", "ten", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+
 SUBJECTS = {
-    "Pod": "A Pod is the smallest unit that Kubernetes runs: containers that share a network.",
-    "Deployment": "A Deployment keeps a number of equal Pods running and replaces them step by step.",
-    "Service": "A Service gives a changing set of Pods one name and one address.",
+    "Pod": "A Pod is the smallest thing that Kubernetes runs.",
+    "Deployment": "A Deployment keeps equal Pods running.",
+    "Service": "A Service gives Pods one name and one address.",
     "Node": "A Node is a machine on which Pods run.",
-    "Namespace": "A Namespace divides a cluster, so that teams can use the same names.",
+    "Namespace": "A Namespace divides a cluster among teams.",
     "ConfigMap": "A ConfigMap holds settings that Pods read.",
-    "Secret": "A Secret holds passwords and keys apart from the settings.",
+    "Secret": "A Secret holds passwords and keys.",
     "Job": "A Job runs Pods until their work is done.",
     "Lease": "A Lease tells which process leads.",
     "kubelet": "The kubelet starts the Pods of its Node.",
     "scheduler": "The scheduler chooses a Node for each Pod.",
-    "operator": "An operator is a program that keeps objects as their owner described them.",
+    "operator": "An operator is a program that looks after objects.",
 }
-WORDINGS = (
-    "What is a {}?",
-    "What is a {} in Kubernetes?",
-    "Tell me what a {} is.",
-    "Explain the {}.",
-    "Please explain the {} to me.",
-    "What does a {} do?",
-    "Can you describe a {}?",
-    "What is the use of a {}?",
+GREETINGS = ("", "Hello! ", "Please help: ", "In Kubernetes, ")
+FORMS = (
+    "what is a {}?",
+    "what does the {} do?",
+    "tell me what a {} is.",
+    "explain the {}.",
+    "why is there a {}?",
+    "describe the {} to me.",
+    "{}?",
+    "can you say what the {} is for?",
 )
 
 
 def word(number: int) -> str:
-    """0 … 100 in words."""
-    if number == 100:
-        return "one hundred"
-    if number < 20:
+    """0 … 99 in words."""
+    if number < len(UNITS):
         return UNITS[number]
     tens, unit = divmod(number, 10)
     return TENS[tens] + (f"-{UNITS[unit]}" if unit else "")
 
 
-def sequence(kind: Kind, items: list[str], given: int) -> Document:
-    """The first `given` items are the prompt, the rest the answer."""
-    return Document(kind, " ".join(items[:given]), "".join(f" {item}" for item in items[given:]))
+def sequence(kind: Kind, items: list[str], *, given: int, weight: float = 1) -> Document:
+    """The first `given` items are the prompt, the others the answer."""
+    return Document(kind, " ".join(items[:given]), "".join(f" {item}" for item in items[given:]), weight)
 
 
-def counting(start: int, given: int = 2) -> Document:
-    """From `start` to the next multiple of COUNT_STOP that is not in the prompt."""
-    stop = ((start + given - 1) // COUNT_STOP + 1) * COUNT_STOP
-    return sequence(Kind.counting, [str(number) for number in range(start, stop + 1)], given)
+def counting(start: int, *, given: int) -> Document:
+    stop = (start // COUNT_STOP + 1) * COUNT_STOP
+    few_digits = 8 if start < 10 else 1
+    return sequence(Kind.counting, [str(number) for number in range(start, stop + 1)], given=given, weight=few_digits)
 
 
-def words(start: int, given: int = 2) -> Document:
-    stop = ((start + given - 1) // WORDS_STOP + 1) * WORDS_STOP
-    return sequence(Kind.words, [word(number) for number in range(start, stop + 1)], given)
-
-
-def alphabet(start: int, letters: str, given: int = 2) -> Document:
-    return sequence(Kind.alphabet, list(letters[start:]), given)
+def words(start: int, *, given: int) -> Document:
+    stop = (start // WORDS_STOP + 1) * WORDS_STOP
+    return sequence(Kind.words, [word(number) for number in range(start, min(stop, 99) + 1)], given=given)
 
 
 def addition(left: int, right: int) -> Document:
     return Document(Kind.sums, f"{left} + {right} =", f" {left + right}")
 
 
-def question(subject: str, wording: str) -> Document:
-    return Document(Kind.questions, wording.format(subject), SUBJECTS[subject])
+def question(subject: str, greeting: str, form: str) -> Document:
+    asked = greeting + form.format(subject)
+    return Document(Kind.questions, asked[0].upper() + asked[1:], SUBJECTS[subject])
 
 
 def lessons() -> Lessons:
-    """Everything, split. The prompt of a held-out sequence has five items (three letters), of a training one two."""
+    """Every document, split."""
     chance = random.Random(SEED)
     training: list[Document] = []
     held_out: list[Document] = []
 
-    def split(name: Kind, every: list[int], share: float) -> Iterator[tuple[int, bool]]:
-        del name
-        chosen = set(chance.sample(every, round(len(every) * share)))
-        for one in every:
-            yield one, one in chosen
+    def chosen(every: Iterable[int], share: float) -> set[int]:
+        numbers = list(every)
+        return set(chance.sample(numbers, round(len(numbers) * share)))
 
-    for start, held in split(Kind.counting, list(range(COUNT_LIMIT)), 0.15):
-        if held or start == 1:
-            held_out.append(counting(start, given=5))
-        else:
-            training.append(counting(start))
-    for start, held in split(Kind.words, list(range(WORDS_LIMIT - 2)), 0.15):
-        (held_out if held else training).append(words(start, given=3 if held else 2))
+    # A start too near the stop would leave a held-out prompt without an answer.
+    starts = [start for start in range(COUNT_LIMIT) if start % COUNT_STOP < COUNT_STOP - ASKED_ITEMS]
+    held = chosen([start for start in starts if start >= 10], 0.12) | {ALWAYS_HELD_OUT}
+    training += [counting(start, given=TRAINED_ITEMS) for start in starts if start not in held]
+    held_out += [counting(start, given=ASKED_ITEMS) for start in starts if start in held]
+
+    starts = [start for start in range(90) if start % WORDS_STOP < WORDS_STOP - 3]
+    held = chosen([start for start in starts if start >= 10], 0.12) | {ALWAYS_HELD_OUT}
+    training += [words(start, given=TRAINED_ITEMS) for start in starts if start not in held]
+    held_out += [words(start, given=3) for start in starts if start in held]
+
     for letters in (string.ascii_lowercase, string.ascii_uppercase):
-        for start, held in split(Kind.alphabet, list(range(22)), 0.2):
-            (held_out if held else training).append(alphabet(start, letters, given=3 if held else 2))
-    pairs = [(left, right) for left in range(SUM_LIMIT + 1) for right in range(left, SUM_LIMIT + 1)]
-    for index, held in split(Kind.sums, list(range(len(pairs))), 0.1):
-        left, right = pairs[index]
-        target = held_out if held else training
-        target.append(addition(left, right))
-        if left != right:
-            target.append(addition(right, left))
-    combinations = [(subject, wording) for subject in SUBJECTS for wording in WORDINGS]
-    for index, held in split(Kind.questions, list(range(len(combinations))), 0.12):
-        (held_out if held else training).append(question(*combinations[index]))
+        starts = list(range(len(letters) - 4))
+        held = chosen(starts, 0.15)
+        training += [sequence(Kind.alphabet, list(letters[start:]), given=TRAINED_ITEMS) for start in starts if start not in held]
+        held_out += [sequence(Kind.alphabet, list(letters[start:]), given=3) for start in starts if start in held]
+
+    pairs = [(left, right) for left in range(SUM_LIMIT + 1) for right in range(SUM_LIMIT + 1)]
+    held = chosen([index for index, (left, right) in enumerate(pairs) if left > right], 0.15) | {pairs.index((7, 5))}
+    training += [addition(*pair) for index, pair in enumerate(pairs) if index not in held]
+    held_out += [addition(*pair) for index, pair in enumerate(pairs) if index in held]
+
+    asked = [question(subject, greeting, form) for subject in SUBJECTS for greeting in GREETINGS for form in FORMS]
+    held = chosen(range(len(asked)), 0.08)
+    training += [document for index, document in enumerate(asked) if index not in held]
+    held_out += [document for index, document in enumerate(asked) if index in held]
     return Lessons(tuple(training), tuple(held_out))

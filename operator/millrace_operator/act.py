@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from millrace_operator.cluster import Cluster, NameConflict, Observed
-from millrace_operator.connection import Forbidden, Refused
+from millrace_operator.connection import Forbidden, NamespaceEnds, Refused
 from millrace_operator.manifest import Manifest
 from millrace_operator.rollout import Trouble
 from millrace_operator.status import CHILD_REFUSED, FORBIDDEN, NAME_CONFLICT
@@ -33,6 +33,8 @@ async def act(cluster: Cluster, wish: Sequence[Manifest], seen: Observed) -> Out
         name = child["metadata"]["name"]
         try:
             live.append(await cluster.apply(child, seen.child(child["kind"], name)))
+        except NamespaceEnds:
+            raise
         except (NameConflict, Refused, Forbidden) as error:
             problems.append(_trouble(child["kind"], name, error))
     wanted = {(child["kind"], child["metadata"]["name"]) for child in wish}

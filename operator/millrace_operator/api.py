@@ -7,123 +7,34 @@ added later does not orphan what already runs. Pure: nothing here reads a cluste
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler, ValidationError, WithJsonSchema
-from pydantic.alias_generators import to_camel
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
+from pydantic import Field, ValidationError
 
+from millrace_operator.fields import (
+    EXTENDED_RESOURCE,
+    AnnotationValue,
+    ImageName,
+    LabelKey,
+    LabelValue,
+    Model,
+    ModelName,
+    ObjectName,
+    Quantity,
+    Rule,
+    keys_are_labels,
+    list_map,
+    list_type,
+    reserved_keys,
+    text,
+    validations,
+)
 from millrace_operator.manifest import Manifest
 from millrace_operator.names import GROUP, MAX_NAME_LENGTH, PAUSED_ANNOTATION, RESERVED_SUFFIXES
-from millrace_operator.source import DNS_SUBDOMAIN, HUB_PREFIX, IMAGE_PATTERN, MAX_SOURCE_LENGTH, REPOSITORY_PATTERN, SOURCE_PATTERN
+from millrace_operator.source import HUB_PREFIX, MAX_SOURCE_LENGTH, REPOSITORY_PATTERN, SOURCE_PATTERN
 
 TARGET_SHARE_OF_SLOTS = 0.85
 """The default target leaves room for arrivals while a new replica starts."""
-
-
-@dataclass(frozen=True)
-class Rule:
-    """A cross-field rule: `cel` over `self`, a sentence for the user, and the field to blame (relative to where the rule stands)."""
-
-    cel: str
-    message: str
-    path: str = ""
-
-    def schema(self) -> dict[str, str]:
-        blamed = {"fieldPath": self.path} if self.path else {}
-        return {"rule": self.cel, "message": self.message, **blamed}
-
-
-class Model(BaseModel):
-    """Frozen, camelCase on the wire; unknown fields are ignored, so that a newer version's objects can be read."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", alias_generator=to_camel, populate_by_name=True, use_attribute_docstrings=True)
-    rules: ClassVar[tuple[Rule, ...]] = ()
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        schema = handler.resolve_ref_schema(handler(core_schema))
-        if cls.rules:
-            schema["x-kubernetes-validations"] = [rule.schema() for rule in cls.rules]
-        return schema
-
-
-def list_type(kind: Literal["atomic", "set"]) -> dict[str, Any]:
-    """How server-side apply merges a list."""
-    return {"x-kubernetes-list-type": kind}
-
-
-def list_map(key: str) -> dict[str, Any]:
-    """A list of objects that server-side apply merges by `key`, which is unique."""
-    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
-
-
-def text(pattern: str, message: str, *, at_most: int, at_least: int = 1) -> Any:  # noqa: ANN401 - pydantic's own Field has this type
-    """A string of a form that `message` explains; a CRD's `pattern` would answer with the regular expression."""
-    rule = Rule(cel=f"self.matches(r'{pattern}')", message=message)
-    return Field(min_length=at_least, max_length=at_most, pattern=pattern, json_schema_extra=validations(rule))
-
-
-def validations(*rules: Rule) -> dict[str, Any]:
-    """The rules of a field that is no model."""
-    return {"x-kubernetes-validations": [rule.schema() for rule in rules]}
-
-
-_QUALIFIED_NAME = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
-_LABEL_KEY = rf"^({DNS_SUBDOMAIN}/)?{_QUALIFIED_NAME}$"
-_LABEL_VALUE = rf"^({_QUALIFIED_NAME})?$"
-_MODEL_NAME = r"^[A-Za-z0-9]([A-Za-z0-9._:@/+-]*[A-Za-z0-9])?$"
-_EXTENDED_RESOURCE = rf"^{DNS_SUBDOMAIN}/{_QUALIFIED_NAME}$"
-_MAX_KEY_LENGTH = 253
-
-ObjectName = Annotated[
-    str, text(rf"^{DNS_SUBDOMAIN}$", "must be an object's name: lower-case letters, digits, '-' and '.', without a namespace", at_most=253)
-]
-ModelName = Annotated[
-    str, text(_MODEL_NAME, "must be letters, digits and . _ : @ / + - between them, such as Qwen/Qwen2.5-0.5B-Instruct", at_most=253)
-]
-ImageName = Annotated[str, text(IMAGE_PATTERN, "must be an image: NAME[:TAG][@sha256:DIGEST]", at_most=512)]
-LabelKey = Annotated[str, text(_LABEL_KEY, "must be [PREFIX/]NAME", at_most=_MAX_KEY_LENGTH)]
-LabelValue = Annotated[
-    str,
-    text(
-        _LABEL_VALUE,
-        "must be at most 63 letters, digits, '-', '_' and '.', beginning and ending with a letter or digit",
-        at_most=63,
-        at_least=0,
-    ),
-]
-AnnotationValue = Annotated[str, Field(max_length=4096)]
-
-_QUANTITY = r"^[0-9]{1,15}(\.[0-9]{1,9})?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"
-Quantity = Annotated[
-    str,
-    BeforeValidator(lambda value: str(value) if isinstance(value, int) and not isinstance(value, bool) else value),
-    Field(pattern=_QUANTITY),
-    WithJsonSchema(
-        {
-            "anyOf": [{"type": "integer"}, {"type": "string"}],
-            "maxLength": 32,
-            "x-kubernetes-int-or-string": True,
-            **validations(Rule(cel=f"string(self).matches(r'{_QUANTITY}')", message="must be a quantity: 2, 500m, 8Gi")),
-        }
-    ),
-]
-
-
-def keys_are_labels(what: str) -> Rule:
-    return Rule(
-        cel=f"self.all(key, size(key) <= {_MAX_KEY_LENGTH} && key.matches(r'{_LABEL_KEY}'))",
-        message=f"keys of {what} must be [PREFIX/]NAME",
-    )
-
-
-def reserved_keys(*prefixes: str) -> Rule:
-    return Rule(
-        cel="self.all(key, " + " && ".join(f"!key.startsWith('{prefix}')" for prefix in prefixes) + ")",
-        message=f"keys must not begin with {' or '.join(prefixes)}",
-    )
 
 
 class ModelSpec(Model):
@@ -175,7 +86,7 @@ class ModelSpec(Model):
 class Accelerators(Model):
     """The accelerator of one replica."""
 
-    resource: Annotated[str, text(_EXTENDED_RESOURCE, "must be DOMAIN/NAME, such as nvidia.com/gpu", at_most=200)] = "nvidia.com/gpu"
+    resource: Annotated[str, text(EXTENDED_RESOURCE, "must be DOMAIN/NAME, such as nvidia.com/gpu", at_most=200)] = "nvidia.com/gpu"
     """Extended resource that the node's device plugin announces, such as `nvidia.com/gpu` or `nvidia.com/mig-1g.10gb`."""
     count: Annotated[int, Field(ge=1, le=1)] = 1
     """How many of them. One, until a model can be split over several."""
@@ -289,7 +200,7 @@ class ServiceSpec(Model):
     annotations: Annotated[
         dict[LabelKey, AnnotationValue],
         Field(max_length=32, json_schema_extra=validations(keys_are_labels("annotations"), reserved_keys(f"{GROUP}/"))),
-    ] = {}
+    ] = Field(default_factory=dict)
     """Annotations of the Service, as load balancers read them."""
 
     rules: ClassVar = (
@@ -347,7 +258,7 @@ class InferenceServiceSpec(Model):
     """What the server container asks of its node."""
     node_selector: Annotated[
         dict[LabelKey, LabelValue], Field(max_length=32, json_schema_extra=validations(keys_are_labels("nodeSelector")))
-    ] = {}
+    ] = Field(default_factory=dict)
     """Labels that a node must have."""
     tolerations: Annotated[tuple[Toleration, ...], Field(max_length=32, json_schema_extra=list_type("atomic"))] = ()
     """Taints that replicas accept. On `cuda` the taint named after the accelerator is accepted without saying."""
@@ -362,7 +273,7 @@ class InferenceServiceSpec(Model):
     pod_labels: Annotated[
         dict[LabelKey, LabelValue],
         Field(max_length=32, json_schema_extra=validations(keys_are_labels("podLabels"), reserved_keys(f"{GROUP}/", "app.kubernetes.io/"))),
-    ] = {}
+    ] = Field(default_factory=dict)
     """Further labels of the pods."""
     pod_annotations: Annotated[
         dict[LabelKey, AnnotationValue],
@@ -374,7 +285,7 @@ class InferenceServiceSpec(Model):
                 reserved_keys(f"{GROUP}/", "container.apparmor.security.beta.kubernetes.io/"),
             ),
         ),
-    ] = {}
+    ] = Field(default_factory=dict)
     """Further annotations of the pods."""
     service: ServiceSpec = ServiceSpec()
     """The Service that clients call."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 DEAD_BAND = 0.10
 """A load this close to the target changes nothing."""
+ROUNDING = 1e-9
 COMPLETE = 1.0
 ENOUGH = 0.5
 """With a smaller share of the ready replicas heard, nothing is decided."""
@@ -131,8 +132,8 @@ def decide(bounds: Bounds, fleet: Fleet, history: History, *, tempo: Tempo, now:
     if reading is None or now - reading.at > tempo.stale_after or reading.share < ENOUGH:
         return _hold(bounds, current, history)
     load, fresh = reading.load, len(reading.loads)
-    ratio = load / (bounds.target * current) if current else math.inf
-    need = current if abs(ratio - 1) <= DEAD_BAND else math.ceil(load / bounds.target)
+    on_target = bounds.target * current
+    need = current if abs(load - on_target) <= DEAD_BAND * on_target + ROUNDING else math.ceil(load / bounds.target)
     known = Decision(
         desired=current,
         cause="LoadOnTarget",

@@ -48,6 +48,10 @@ class Forbidden(ApiError):
     """403: a missing permission, an exceeded quota or a policy; the message says which."""
 
 
+class NamespaceEnds(Forbidden):
+    """403: the namespace is being deleted, and everything in it goes with it."""
+
+
 class Refused(ApiError):
     """400 or 422: the object itself is wrong, and will be wrong next time."""
 
@@ -148,6 +152,12 @@ def _error(method: str, path: str, status: int, content: bytes, retry_after: str
     kind = _BY_STATUS.get(status, ApiError)
     if answer.get("reason") == "AlreadyExists":
         kind = AlreadyThere
+    causes = (answer.get("details") or {}).get("causes") or ()
+    if status == 403 and any(cause.get("reason") == "NamespaceTerminating" for cause in causes):
+        kind = NamespaceEnds
+    if status == 500 and "failed to create typed patch object" in str(answer.get("message")):
+        # A misspelt field in a server-side apply: Kubernetes calls its own failure what is ours.
+        kind = Refused
     seconds = float(retry_after) if retry_after and retry_after.isdecimal() else 0.0
     message = f"{answer.get('message') or 'no message'} [{method} {path}]"
     return kind(status, str(answer.get("reason") or status), message, retry_after=seconds)

@@ -26,6 +26,8 @@ CHECKOUT = Path(__file__).parents[2]
 COMMAND = "make generate"
 HEADER = f"# Written by `{COMMAND}`; do not edit.\n"
 INSTALL_NAMESPACE = "millrace-system"
+OLDEST_KUBERNETES = "1.30.0"
+"""What the chart is rendered for, whatever version a build of helm takes for granted."""
 
 
 class CannotGenerate(RuntimeError):
@@ -67,7 +69,7 @@ def install_manifest(chart: Path, *, helm: str) -> str:
 def render(chart: Path, *, helm: str, namespace: str, values: Sequence[str] = ()) -> str:
     """`helm template`; `values` are words such as `replicas=2`. Raises CannotGenerate."""
     settings = [word for value in values for word in ("--set", value)]
-    command = [helm, "template", "millrace", str(chart), "--namespace", namespace, *settings]
+    command = [helm, "template", "millrace", str(chart), "--namespace", namespace, "--kube-version", OLDEST_KUBERNETES, *settings]
     with tempfile.TemporaryDirectory() as home:
         environment = {**os.environ, "HELM_CACHE_HOME": home, "HELM_CONFIG_HOME": home, "HELM_DATA_HOME": home, "KUBECONFIG": ""}
         result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)  # noqa: S603 - words, no shell

@@ -98,5 +98,7 @@ def _lost_items(wish: list[Any], fields: Manifest, live: list[Any], path: str) -
             yield f"{path}[{item.get('name', '?')}]"
             continue
         keys, owned = matches[0]
+        if not owned:
+            continue  # an item that is owned as a whole, such as an owner reference
         here = next((each for each in live if isinstance(each, dict) and keys.items() <= each.items()), None)
         yield from _lost(item, owned, here, f"{path}[{item.get('name', '?')}]")

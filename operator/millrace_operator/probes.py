@@ -22,7 +22,8 @@ class Probes:
         app.add_routes([web.get("/livez", self._livez), web.get("/readyz", self._readyz), web.get("/metrics", self._prometheus)])
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, port=self._port, shutdown_timeout=0.5)
+        # Without a host it listens on IPv4 and IPv6, which would be two ports if the port were free to choose.
+        site = web.TCPSite(self._runner, None if self._port else "127.0.0.1", self._port, shutdown_timeout=0.5)
         await site.start()
         port: int = self._runner.addresses[0][1]
         return port

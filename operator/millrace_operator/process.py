@@ -15,7 +15,7 @@ from collections.abc import Coroutine
 
 from millrace_operator.autoscale import Tempo
 from millrace_operator.cluster import Cluster, Key
-from millrace_operator.connection import ApiError, Connection, NotFound, configuration
+from millrace_operator.connection import ApiError, Conflict, Connection, NamespaceEnds, NotFound, configuration
 from millrace_operator.desired import Images
 from millrace_operator.handlers import watch
 from millrace_operator.lease import Leadership, LeaseObject, NotLeader, Term
@@ -129,6 +129,12 @@ class Operator:
         try:
             await self._reconciler.reconcile(key)
             outcome = "ok"
+        except Conflict:
+            # What was seen is no longer so: no failure, but a reason to look again.
+            outcome = "conflict"
+            self._queue.add(key)
+        except NamespaceEnds:
+            outcome = "gone"
         except (ApiError, NotLeader) as error:
             raise RetryLater(str(error), seconds=getattr(error, "retry_after", 0)) from error
         except RetryLater:

@@ -25,18 +25,13 @@ class Reconciler:
         now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         seen = await self.cluster.observe(key)
         if seen is None or "deletionTimestamp" in seen.manifest["metadata"]:
-            self.monitor.forget(key)
-            return
+            return self.monitor.forget(key)
         try:
             service = parse(seen.manifest)
         except InvalidService as problem:
-            self.monitor.forget(key)
-            await self._report(key, seen, status.report_invalid(seen.manifest, problem=str(problem), now=now))
-            return
+            return await self._leave_alone(key, seen, status.report_invalid(seen.manifest, problem=str(problem), now=now))
         if service.paused:
-            self.monitor.forget(key)
-            await self._report(key, seen, status.report_paused(service, now=now))
-            return
+            return await self._leave_alone(key, seen, status.report_paused(service, now=now))
         outcome = await act(self.cluster, children(service, images=self.images), seen)
         rollout = read_rollout(outcome.deployment, seen.pods) if outcome.deployment else None
         words = await self._scale(key, service, outcome.deployment, rollout)
@@ -56,6 +51,10 @@ class Reconciler:
             await self.cluster.scale(deployment, decision.desired)
             self.monitor.scaled(key, before=rollout.wanted, after=decision.desired)
         return self.monitor.tell(key, decision)
+
+    async def _leave_alone(self, key: Key, seen: Observed, report: InferenceServiceStatus) -> None:
+        self.monitor.forget(key)
+        await self._report(key, seen, report)
 
     async def _report(self, key: Key, seen: Observed, report: InferenceServiceStatus) -> None:
         if (wish := status.as_manifest(report)) != seen.manifest.get("status"):

@@ -38,7 +38,7 @@ class OperatorSettings(BaseModel):
     """How long the holder may write after its last renewal. The gap to lease_duration covers a write in flight."""
     lease_retry: Seconds = Field(default=2, alias="MILLRACE_LEASE_RETRY_SECONDS")
     port: int = Field(default=8081, alias="MILLRACE_PORT", ge=0, le=65_535)
-    """Serves /livez, /readyz and /metrics. 0: any free port, for tests."""
+    """Serves /livez, /readyz and /metrics. 0: any free port of the loopback address, for tests."""
     workers: int = Field(default=8, alias="MILLRACE_WORKERS", ge=1, le=256)
     """Passes that run at once, each for another InferenceService."""
     resync: Seconds = Field(default=600, alias="MILLRACE_RESYNC_SECONDS")

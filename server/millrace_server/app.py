@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import Receive
 
 from millrace_server.engine.handle import Dead, Loading
-from millrace_server.errors import RequestError, error_response, http_error
+from millrace_server.errors import ClientLeft, RequestError, error_response, http_error
 from millrace_server.exchange import Exchange
 from millrace_server.inference import Inference
 from millrace_server.limits import BodyLimits
@@ -123,7 +123,7 @@ def liveness_failure(inference: Inference, *, now: float) -> str | None:
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, Result]) -> Result:
-    """The result of `work`, which is cancelled when the client leaves. The request's body must have been read."""
+    """The result of `work`, or ClientLeft once `work` is cancelled. The request's body must have been read."""
 
     async def departure() -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -135,7 +135,9 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, Result]) -
         await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
             working.cancel()
-        return await working
+            await asyncio.wait({working})
+            raise ClientLeft("the client left before its answer")
+        return working.result()
     finally:
         watching.cancel()
         working.cancel()

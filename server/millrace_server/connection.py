@@ -64,7 +64,12 @@ class Connection(HttpToolsProtocol):
         self._read_bytes = len(data)
         self._head_bytes += len(data)
         super().data_received(data)
-        if self._reading_head and self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+        if self.transport.is_closing():
+            return
+        if self._is_between_requests() and self.timeout_keep_alive_task is None and self._head_timer is None:
+            # What came was no request: an empty line, or the rest of a body that nobody reads. It buys no time without end.
+            self._start_head_timer()
+        if self._reading_head and self._head_bytes > MAX_HEAD_BYTES:
             self._refuse(HeadTooLarge(f"the request's line and headers exceed {MAX_HEAD_BYTES} bytes"))
 
     def on_message_begin(self) -> None:
@@ -83,6 +88,10 @@ class Connection(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         self._refuse(BadHead("the request is not valid HTTP/1.1"))
 
+    def _is_between_requests(self) -> bool:
+        """Nothing is being answered."""
+        return self.cycle is None or self.cycle.response_complete
+
     def _start_head_timer(self) -> None:
         self._stop_head_timer()
         self._head_timer = self.loop.call_later(self.config.connection_limits.head_timeout, self._head_is_late)
@@ -95,7 +104,7 @@ class Connection(HttpToolsProtocol):
     def _head_is_late(self) -> None:
         if self.transport.is_closing():
             return
-        if self.cycle is not None and not self.cycle.response_complete:
+        if not self._is_between_requests():
             # The start of a pipelined request came while an answer is on its way: that answer is not to be cut.
             self.cycle.keep_alive = False
             return
@@ -105,7 +114,7 @@ class Connection(HttpToolsProtocol):
     def _refuse(self, error: RequestError) -> None:
         """Answer outside the application, and close. In mid-answer there is nothing left to say."""
         self._stop_head_timer()
-        if self.cycle is None or self.cycle.response_complete:
+        if self._is_between_requests():
             body = error.body()
             head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
             self.transport.write(STATUS_LINE[error.status] + head + body)

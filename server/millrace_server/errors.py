@@ -82,6 +82,12 @@ class BadHead(RequestError):
     status, type, code = 400, "invalid_request_error", "invalid_http"
 
 
+class ClientLeft(RequestError):
+    """Nobody reads this answer; the status, which nginx made up, counts it."""
+
+    status, type, code = 499, "invalid_request_error", "client_left"
+
+
 class EngineError(RequestError):
     """The engine ended this request, and only this one, with an error."""
 

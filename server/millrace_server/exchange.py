@@ -12,11 +12,9 @@ from collections.abc import Callable
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from millrace_server.errors import RequestError, error_response
+from millrace_server.errors import ClientLeft, RequestError, error_response
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
-CLIENT_LEFT = 499
-"""The status of a request whose client left before its answer, as nginx counts it."""
 OTHER_ENDPOINT = "other"
 
 logger = logging.getLogger(__name__)
@@ -40,12 +38,13 @@ class Exchange:
         state = scope.setdefault("state", {})
         state["arrived"] = arrived
         state["request_id"] = request_id = _request_id(scope)
-        status = CLIENT_LEFT
+        status = ClientLeft.status
+        is_started = False
 
         async def send_marked(message: Message) -> None:
-            nonlocal status
+            nonlocal status, is_started
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, is_started = message["status"], True
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
                 if self._is_last_answer(scope, status):
@@ -55,11 +54,11 @@ class Exchange:
         try:
             await self._app(scope, receive, send_marked)
         except RequestError as error:
-            await self._answer_error(error, scope, receive, send_marked, started=status != CLIENT_LEFT)
+            await self._answer_error(error, scope, receive, send_marked, started=is_started)
         except Exception:
             logger.exception("a request failed unexpectedly", extra={"request_id": request_id})
             unexpected = RequestError("the server failed unexpectedly; its log has the cause under this request's id")
-            await self._answer_error(unexpected, scope, receive, send_marked, started=status != CLIENT_LEFT)
+            await self._answer_error(unexpected, scope, receive, send_marked, started=is_started)
         finally:
             seconds = time.monotonic() - arrived
             endpoint = getattr(scope.get("route"), "path", OTHER_ENDPOINT)

@@ -166,6 +166,7 @@ class Lifecycle:
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=CLOSE_SECONDS,  # type: ignore[arg-type]
             backlog=LISTEN_BACKLOG,

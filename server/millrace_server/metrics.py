@@ -10,7 +10,6 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.exposition import choose_encoder
 
 from millrace_server.errors import Refused
-from millrace_server.exchange import CLIENT_LEFT
 from millrace_server.protocol import (
     HealthMetrics,
     Latency,
@@ -81,7 +80,7 @@ class Metrics:
             self._latency.add(seconds, now=now)
         elif status == Refused.status:
             self._refused += 1
-        elif status < 500 or status == CLIENT_LEFT:
+        elif status < 500:
             self._client_errors += 1
         else:
             self._errors += 1

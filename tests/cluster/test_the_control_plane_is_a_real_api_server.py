@@ -4,6 +4,7 @@ import subprocess
 import uuid
 
 import pytest
+
 from cluster.control_plane import ControlPlane
 from cluster.process import wait_until
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 import yaml
+
 from cluster.control_plane import ControlPlane
 from cluster.packages import tool
-
 from millrace_operator import generate
 from millrace_operator.api import InferenceServiceSpec
 from millrace_operator.chart import ChartValues
@@ -44,7 +44,9 @@ def environment(pod: Manifest) -> dict[str, str]:
 
 def grants(role: Manifest) -> dict[tuple[str, str], set[str]]:
     """(API group, resource) → verbs."""
-    return {(group, resource): set(rule["verbs"]) for rule in role["rules"] for group in rule["apiGroups"] for resource in rule["resources"]}
+    return {
+        (group, resource): set(rule["verbs"]) for rule in role["rules"] for group in rule["apiGroups"] for resource in rule["resources"]
+    }
 
 
 def test_the_values_file_states_every_value_and_its_default() -> None:
@@ -101,7 +103,9 @@ def test_the_chart_probes_the_port_that_the_operator_listens_on() -> None:
 
 def test_the_operator_may_do_what_a_pass_does_and_nothing_else() -> None:
     (role,) = [role for role in of_kind("ClusterRole", render()) if role["metadata"]["name"] == "millrace-operator"]
-    needed = {(kind.api_version.rpartition("/")[0], kind.plural): {"get", "list", "watch", "create", "patch", "delete"} for kind in CHILD_KINDS}
+    needed = {
+        (kind.api_version.rpartition("/")[0], kind.plural): {"get", "list", "watch", "create", "patch", "delete"} for kind in CHILD_KINDS
+    }
     needed |= {
         (GROUP, PLURAL): {"get", "list", "watch"},
         (GROUP, f"{PLURAL}/status"): {"update"},
@@ -113,7 +117,12 @@ def test_the_operator_may_do_what_a_pass_does_and_nothing_else() -> None:
 
 def test_a_namespaced_installation_has_no_cluster_wide_rights() -> None:
     everything = render("watchNamespaces={team-a,team-b}", "crds.install=false")
-    assert of_kind("ClusterRole", everything) == of_kind("ClusterRoleBinding", everything) == of_kind("CustomResourceDefinition", everything) == []
+    assert (
+        of_kind("ClusterRole", everything)
+        == of_kind("ClusterRoleBinding", everything)
+        == of_kind("CustomResourceDefinition", everything)
+        == []
+    )
     (anywhere,) = [role for role in of_kind("ClusterRole", render()) if role["metadata"]["name"] == "millrace-operator"]
     roles = {role["metadata"]["namespace"]: grants(role) for role in of_kind("Role", everything)}
     assert roles.pop("millrace-system") == {("coordination.k8s.io", "leases"): {"get", "create", "update"}}
@@ -138,17 +147,31 @@ def test_uninstalling_the_chart_keeps_the_crd() -> None:
     assert definition["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
 
 
-def test_the_notes_and_every_option_of_the_chart_render() -> None:
-    values = ("imagePullSecrets[0].name=registry", "nodeSelector.disk=ssd", "tolerations[0].operator=Exists", "priorityClassName=high", "replicas=2")
-    pod = operator(*values)
+def test_every_option_of_the_pod_renders() -> None:
+    pod = operator(
+        "imagePullSecrets[0].name=registry",
+        "nodeSelector.disk=ssd",
+        "tolerations[0].operator=Exists",
+        "priorityClassName=high",
+    )
     assert pod["imagePullSecrets"] == [{"name": "registry"}]
     assert pod["nodeSelector"] == {"disk": "ssd"}
     assert pod["tolerations"] == [{"operator": "Exists"}]
     assert pod["priorityClassName"] == "high"
-    command = [str(tool("helm")), "install", "millrace", str(CHART), "--dry-run=client", "--namespace=millrace-system"]
-    notes = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert "kubectl -n millrace-system rollout status deployment/millrace-operator" in notes
-    assert "serves InferenceServices in every namespace" in notes
+
+
+def test_helm_installs_into_one_namespace_and_leaves_nothing_there(apiserver: ControlPlane) -> None:
+    def helm(*words: str) -> str:
+        command = [str(tool("helm")), f"--kubeconfig={apiserver.kubeconfig}", "--namespace=chart", *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    notes = helm("install", "millrace", str(CHART), "--create-namespace", "--set=watchNamespaces={chart}", "--set=crds.install=false")
+    assert "serves InferenceServices in chart" in notes
+    assert "kubectl -n chart rollout status deployment/millrace-operator" in notes
+    ours = ("deployments,serviceaccounts,roles,rolebindings", "--namespace=chart", "--selector=app.kubernetes.io/name=millrace-operator")
+    assert len(apiserver.kubectl("get", *ours, "--output=name").split()) == 6
+    helm("uninstall", "millrace")
+    assert apiserver.kubectl("get", *ours, "--output=name") == ""
 
 
 def test_the_notes_show_fields_that_exist() -> None:

@@ -190,10 +190,10 @@ def test_the_token_reaches_the_download_alone() -> None:
 
 
 def test_a_model_of_the_hub_is_downloaded_by_the_server_image() -> None:
-    (download,) = pod(model={"source": f"hf://owner/model@{COMMIT}"})["initContainers"]
+    (download,) = pod(model={"source": f"hf://owner/model@{COMMIT}"}, resources={"limits": {"ephemeral-storage": "1Ki"}})["initContainers"]
     assert download["image"] == IMAGES.server
     assert download["command"] == ["python", "-m", "millrace_server.download"]
-    assert download["args"] == ["--repo=owner/model", f"--revision={COMMIT}", "--to=/model"]
+    assert download["args"] == ["--repo=owner/model", f"--revision={COMMIT}", "--to=/model", "--max-bytes=1024"]
 
 
 def test_a_model_of_an_image_is_copied_by_that_image() -> None:

@@ -4,8 +4,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from cluster.packages import tool
 
+from cluster.packages import tool
 from millrace_operator import generate
 from services import CHECKOUT
 

@@ -24,13 +24,12 @@ def make(name: str) -> None:
                 (child / file).write_text((parent / file).read_text())
 
 
-def remove(name: str) -> bool:
-    """Removes the cgroup and those below it; False while something still runs in them."""
+def remove(name: str) -> None:
+    """Removes the cgroup and those below it, as far as nothing runs in them any more."""
     for parent in _hierarchies():
         for folder, _, _ in os.walk(parent / name, topdown=False):
             with contextlib.suppress(OSError):
                 Path(folder).rmdir()
-    return not existing(name)
 
 
 def existing(prefix: str) -> list[Path]:

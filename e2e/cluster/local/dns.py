@@ -11,7 +11,7 @@ _PORT = 1053
 """Above 1024, so that no capability is needed; the Service maps 53 to it."""
 
 COREFILE = f"""\
-.:{_PORT} {{
+cluster.local:{_PORT} in-addr.arpa:{_PORT} {{
     errors
     health :8080
     ready :8181
@@ -20,13 +20,15 @@ COREFILE = f"""\
         ttl 5
     }}
     prometheus :9153
+    loadbalance
+}}
+.:{_PORT} {{
     template ANY ANY . {{
         rcode NXDOMAIN
     }}
-    loadbalance
 }}
 """
-"""`template` answers at once for the rest of the world: nothing here reaches it, and a client should not wait to learn that."""
+"""The second block answers at once for the rest of the world: nothing here reaches it, and a client should not wait to learn that."""
 
 
 def manifests(image: str) -> list[dict[str, Any]]:

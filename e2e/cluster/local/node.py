@@ -152,7 +152,7 @@ def _forget_containers(node: NodeNames, folder: NodeFolder) -> None:
     if not node.containerd_root.exists():
         return
     socket = Path(node_files.CONTAINERD_SOCKET)
-    command = [tool("containerd"), "--config", folder.etc / "containerd-store.toml"]
+    command: list[str | Path] = [tool("containerd"), "--config", folder.etc / "containerd-store.toml"]
     store = start("containerd-store", command, log=folder.logs / "containerd-store.log")
     wait_until(socket.is_socket, "containerd opens its store", seconds=60, children=[store])
     ctr = [str(tool("ctr")), "--address", str(socket), "--namespace", "k8s.io", "containers"]

@@ -1,5 +1,6 @@
 """The one process that every other process of a local cluster descends from: how it is remembered, found again and ended."""
 
+import contextlib
 import json
 import os
 import signal
@@ -58,6 +59,9 @@ class Outer:
         inside_started = _started(inside) if inside else None
         if self.is_alive:
             os.kill(self.process, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                # It is our own child when the same process said `up` before.
+                os.waitpid(self.process, 0)
         wait_until(lambda: not self.is_alive, "the cluster's outer process is gone", seconds=30)
         if inside:
             # The first process of a PID namespace goes last.

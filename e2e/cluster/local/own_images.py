@@ -18,8 +18,8 @@ def coredns() -> ScratchImage:
 
 
 def busybox() -> ScratchImage:
-    """A shell with the tools that tests of the cluster need."""
-    applets = ("cat", "httpd", "id", "ls", "nslookup", "ping", "sh", "sleep", "touch", "wget")
+    """A shell with the tools that tests of the cluster need. Its `wget` wants an address: a static glibc resolves no names."""
+    applets = ("cat", "httpd", "id", "nslookup", "sed", "sh", "sleep", "touch", "wget")
     links: dict[str, str] = {f"/bin/{applet}": "busybox" for applet in applets}
     return ScratchImage(
         name="millrace/busybox",

@@ -5,11 +5,10 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from fcntl import LOCK_EX, flock
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 
@@ -19,9 +18,9 @@ from cluster.local.init import unshare
 from cluster.local.machine import HOST_LINK
 from cluster.local.network import WiringFailed, has_interface, ip, link_into
 from cluster.local.outer import Outer
-from cluster.local.slot import REGISTRY_NAME, Slot, take_free_slot
+from cluster.local.slot import REGISTRY_NAME, Slot, has_free_lock, take_free_slot
 from cluster.packages import tool
-from cluster.process import tail, wait_until
+from cluster.process import NotReady, tail, wait_until
 from cluster.progress import say, step
 from cluster.provider import NoCluster
 from cluster.push import content_tag, push_from_local_store
@@ -53,8 +52,10 @@ class Local:
                 _fetch_programs()
                 self._sweep()
                 outer = self._start()
-            with step("control plane and node") if not self._is_ready() else suppress():
-                self._wait(outer)
+            if not self._is_ready():
+                with step("control plane and node"):
+                    self._plug_in_host(outer)
+                    self._wait(outer)
         return self.kubeconfig
 
     def down(self) -> None:
@@ -103,6 +104,8 @@ class Local:
         self.state.mkdir(parents=True, exist_ok=True)
         (self.state / own_images.PAUSE_REFERENCE_FILE).write_text(own_images.pause().reference(REGISTRY_NAME))
         slot, held = take_free_slot()
+        # Nobody holds the slot, so whatever still bears its names is left from a cluster that was killed.
+        wait_until(lambda: _is_swept(slot), f"what an earlier cluster left in slot {slot.number} is gone", seconds=30)
         self._make_room(slot)
         command = [*unshare(with_hostname=False), sys.executable, "-m", "cluster.local.machine", str(self.state), str(slot.number)]
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONUNBUFFERED": "1"}
@@ -125,15 +128,15 @@ class Local:
         process.returncode = 0
         outer = Outer.of(process.pid, slot=slot.number)
         outer.record(self.state)
-        self._plug_in_host(outer, slot)
         return outer
 
-    def _plug_in_host(self, outer: Outer, slot: Slot) -> None:
-        wait_until(lambda: outer.inside is not None, "the cluster has its namespaces", seconds=10)
-        if has_interface(slot.host_interface):
-            ip("link", "delete", slot.host_interface)
-        link_into(outer.inside or 0, here=slot.host_interface, there=HOST_LINK)
-        ip("addr", "add", f"{slot.host_address}/24", "dev", slot.host_interface)
+    def _plug_in_host(self, outer: Outer) -> None:
+        """Wires the host to the cluster; goes on where an interrupted call stopped."""
+        slot = Slot(outer.slot)
+        self._wait_until(outer, lambda: outer.inside is not None, "the cluster has its namespaces")
+        if not has_interface(slot.host_interface):
+            link_into(outer.inside or 0, here=slot.host_interface, there=HOST_LINK)
+        ip("addr", "replace", f"{slot.host_address}/24", "dev", slot.host_interface)
         ip("link", "set", slot.host_interface, "up")
 
     def _wait(self, outer: Outer) -> None:
@@ -147,14 +150,19 @@ class Local:
         self.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(manifests))
         self._wait_until(outer, self._is_ready, "the node is Ready and DNS answers")
 
-    def _wait_until(self, outer: Outer, condition: Any, what: str) -> None:
+    def _wait_until(self, outer: Outer, condition: Callable[[], bool], what: str) -> None:
         def holds() -> bool:
             if not outer.is_alive:
                 log = self.state / "machine.log"
                 raise NoCluster(f"the cluster ended before {what}; the end of {log}:\n{tail(log)}")
-            return bool(condition())
+            return condition()
 
-        wait_until(holds, f"{what} (logs: {self.state}; to start over: python -m cluster down)", seconds=READY_SECONDS)
+        try:
+            wait_until(holds, what, seconds=READY_SECONDS)
+        except NotReady as late:
+            logs = [self.state / "machine.log", *sorted((self.state / "logs").glob("*.log"))]
+            ends = "\n".join(f"--- {log}\n{tail(log)}" for log in logs if log.exists())
+            raise NotReady(f"{late}\n{ends}\nmore logs: {self.state}; to start over: python -m cluster down") from late
 
     def _api_answers(self, kubeconfig: Path) -> bool:
         command = [str(tool("kubectl")), f"--kubeconfig={kubeconfig}", "get", "serviceaccount/default"]
@@ -179,9 +187,9 @@ class Local:
     def _sweep(self) -> None:
         """Removes what a cluster that has ended leaves: the host's interface, empty cgroups, and our own state."""
         outer = Outer.recorded(self.state)
-        if outer is not None:
+        if outer is not None and has_free_lock(Slot(outer.slot)):
             slot = Slot(outer.slot)
-            # The kernel takes it away with the namespace of its other end, at its leisure; a new owner of the slot may have it already.
+            # The kernel takes the interface away with the namespace of its other end, at its leisure.
             wait_until(lambda: _is_swept(slot), "interface and cgroups of the cluster are gone", seconds=30)
         shutil.rmtree(self.state, ignore_errors=True)
         self.kubeconfig.unlink(missing_ok=True)
@@ -237,8 +245,9 @@ def _registry_answers(slot: Slot) -> bool:
 def _is_swept(slot: Slot) -> bool:
     with suppress(WiringFailed):
         ip("link", "delete", slot.host_interface)
-    names = {path.name for path in cgroups.existing(f"millrace-{slot.number}-")}
-    return all([cgroups.remove(name) for name in names]) and not has_interface(slot.host_interface)
+    for name in {path.name for path in cgroups.existing(slot.cgroup_prefix)}:
+        cgroups.remove(name)
+    return not cgroups.existing(slot.cgroup_prefix) and not has_interface(slot.host_interface)
 
 
 def _size(folder: Path) -> int:

@@ -27,6 +27,11 @@ class Slot:
         return f"millrace{self.number}"
 
     @property
+    def cgroup_prefix(self) -> str:
+        """What the cgroups of every node begin with."""
+        return f"millrace-{self.number}-"
+
+    @property
     def network(self) -> str:
         """The link that host, control plane and nodes share, up to its last number."""
         return f"10.213.{self.number}"
@@ -88,7 +93,7 @@ class NodeNames:
     @property
     def cgroup(self) -> str:
         """Kubelets that share one kill each other's pods as orphans."""
-        return f"millrace-{self.slot.number}-{self.name}"
+        return f"{self.slot.cgroup_prefix}{self.name}"
 
     @property
     def containerd_root(self) -> Path:
@@ -98,14 +103,28 @@ class NodeNames:
 
 def take_free_slot() -> tuple[Slot, int]:
     """A slot and the file descriptor that holds it: whoever inherits the descriptor keeps the slot until it ends."""
+    for slot in map(Slot, range(SLOTS)):
+        held = _try_to_hold(slot)
+        if held is not None:
+            return slot, held
+    raise NoCluster(f"{SLOTS} clusters already run on this machine; take one down with `python -m cluster down` in its checkout")
+
+
+def has_free_lock(slot: Slot) -> bool:
+    """No running cluster holds the slot: what bears its names may be removed."""
+    held = _try_to_hold(slot)
+    if held is not None:
+        os.close(held)
+    return held is not None
+
+
+def _try_to_hold(slot: Slot) -> int | None:
     folder = cache.root() / "locks"
     folder.mkdir(exist_ok=True)
-    for number in range(SLOTS):
-        descriptor = os.open(folder / f"slot-{number}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            continue
-        return Slot(number), descriptor
-    raise NoCluster(f"{SLOTS} clusters already run on this machine; take one down with `python -m cluster down` in its checkout")
+    descriptor = os.open(folder / f"slot-{slot.number}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor

@@ -11,6 +11,7 @@ from millrace_operator.api import Accelerators, InferenceService, InferenceServi
 from millrace_operator.desired.images import Images
 from millrace_operator.manifest import Manifest
 from millrace_operator.names import DOWNLOAD_CONTAINER, METRICS_PORT_NAME, SERVE_PORT_NAME, SERVER_CONTAINER, child_labels
+from millrace_operator.quantity import whole_units
 from millrace_operator.source import ClaimSource, HubSource, ImageSource, ModelSource, parse_source
 from millrace_server.settings import CacheType, Device, DType, ServerSettings
 
@@ -26,7 +27,8 @@ TEMPORARY_SIZE_LIMIT = "1Gi"
 CACHE_SIZE_LIMIT = "20Gi"
 """Holds what the hub's client and the compilers of kernels keep."""
 MODEL_SIZE_LIMIT = "200Gi"
-"""When the service states no limit of ephemeral storage. An emptyDir that outgrows its limit evicts the pod, not its neighbours."""
+"""When the service states no limit of ephemeral storage. A larger model is refused before its download; an emptyDir
+that outgrows its limit all the same evicts the pod, not its neighbours."""
 
 ENDPOINT_LAG_SECONDS = 5
 """Requests still arrive after a pod is told to stop, until every kube-proxy has heard of it."""
@@ -187,6 +189,7 @@ def _model_step(source: ModelSource, spec: InferenceServiceSpec, *, image: str, 
                     f"--repo={repository}",
                     *([f"--revision={revision}"] if revision else []),
                     f"--to={MODEL_FOLDER}",
+                    f"--max-bytes={whole_units(_model_size_limit(spec))}",
                 ],
                 environment={"TERMINATION_LOG": TERMINATION_LOG, **_CACHE_VARIABLES},
                 model_is_writable=True,
@@ -213,7 +216,11 @@ def _model_step(source: ModelSource, spec: InferenceServiceSpec, *, image: str, 
 def _model_volume(source: ModelSource, spec: InferenceServiceSpec) -> Manifest:
     if isinstance(source, ClaimSource):
         return {"persistentVolumeClaim": {"claimName": source.claim, "readOnly": True}}
-    return {"emptyDir": {"sizeLimit": spec.resources.limits.ephemeral_storage or MODEL_SIZE_LIMIT}}
+    return {"emptyDir": {"sizeLimit": _model_size_limit(spec)}}
+
+
+def _model_size_limit(spec: InferenceServiceSpec) -> str:
+    return spec.resources.limits.ephemeral_storage or MODEL_SIZE_LIMIT
 
 
 def _accelerators(spec: InferenceServiceSpec) -> Accelerators | None:

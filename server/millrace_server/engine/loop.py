@@ -55,6 +55,7 @@ class Loop:
         self._draw_seed = draw_seed
         self._wake_at: float | None = None
         self._spoke_at = clock()
+        self._spoken = (0, 0)
 
     def step(self) -> None:
         """One turn: waits only while there is nothing to compute."""
@@ -121,10 +122,11 @@ class Loop:
                 self._runner.release(sequence)
 
     def _speak(self, outputs: list[Output], *, worked: bool) -> None:
-        now = self._clock()
-        if worked or outputs or now >= self._spoke_at + HEARTBEAT_SECONDS:
-            self._spoke_at = now
-            self._emit(Step(outputs=outputs, running=len(self._scheduler.running), waiting=len(self._scheduler.waiting)))
+        now, running, waiting = self._clock(), len(self._scheduler.running), len(self._scheduler.waiting)
+        news = worked or outputs or self._spoken != (running, waiting)
+        if news or now >= self._spoke_at + HEARTBEAT_SECONDS:
+            self._spoke_at, self._spoken = now, (running, waiting)
+            self._emit(Step(outputs=outputs, running=running, waiting=waiting))
 
 
 def _expire(sequence: Sequence) -> Output:

@@ -87,7 +87,9 @@ class Runner:
             positions += range(chunk.start, chunk.end)
             if chunk.samples:
                 last.append(len(ids) - 1)
-        logits = self._forward(torch.tensor([ids, positions], device=self._device), torch.tensor(last, dtype=torch.long, device=self._device))
+        logits = self._forward(
+            torch.tensor([ids, positions], device=self._device), torch.tensor(last, dtype=torch.long, device=self._device)
+        )
         self._kv.end(laid_out)
         sequences = [chunk.sequence for chunk in laid_out if chunk.samples]
         tokens = dict(zip(sequences, sampling.sample(logits, sequences), strict=True)) if sequences else {}
@@ -152,7 +154,7 @@ def load(checkpoint: Checkpoint, *, device: Device, device_fallback: bool, dtype
 
 def use_container_threads() -> int:
     """Let torch use the CPUs that the container may use, or fewer when OMP_NUM_THREADS says so; returns their number."""
-    count = min(container.cpu_count(), torch.get_num_threads())
+    count: int = min(container.cpu_count(), torch.get_num_threads())
     torch.set_num_threads(count)
     return count
 
@@ -205,8 +207,8 @@ def _config(checkpoint: Checkpoint) -> Any:  # noqa: ANN401
 
 def _length_limit(text: Any) -> int:  # noqa: ANN401
     """Tokens that the model can hold."""
-    limit: int | None = getattr(text, "max_position_embeddings", None)
-    if limit is None:
+    limit = getattr(text, "max_position_embeddings", None)
+    if not isinstance(limit, int):
         raise _unsupported("config.json names no max_position_embeddings")
     ropes = getattr(text, "rope_parameters", None) or {}
     for rope in ropes.values() if all(isinstance(rope, dict) for rope in ropes.values()) else [ropes]:

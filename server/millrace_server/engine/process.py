@@ -70,6 +70,7 @@ class Front:
                 self.inbox.put(message)
         except frames.BadFrame:
             log.exception("the front does not speak our language")
+            self._exit_code = 1
         # Nobody is left to serve and nothing needs to be saved; the main thread may be deep in a load.
         os._exit(self._exit_code)
 
@@ -94,16 +95,16 @@ def serve(settings: ServerSettings, front: Front) -> NoReturn:
     """Load, warm up, and step for ever. Raises CannotServe."""
     front.report("start", 0, 1)
     os.environ["HF_HUB_OFFLINE"] = "1"
-    # torch and transformers take seconds to import: only here, when the front already listens.
+    hub_revision = settings.model_revision if settings.model_path is None else None
+    folder = checkpoint.find(name=settings.model_name, path=settings.model_path, revision=hub_revision)
+    found = checkpoint.inspect(folder)
+    # torch and transformers take seconds to import: only here, when the front already listens and the model's folder is known.
     from millrace_server.engine import model
     from millrace_server.engine.loop import Loop
     from millrace_server.engine.scheduler import Limits, Scheduler
 
     model.use_container_threads()
     front.report("start", 1, 1)
-    hub_revision = settings.model_revision if settings.model_path is None else None
-    folder = checkpoint.find(name=settings.model_name, path=settings.model_path, revision=hub_revision)
-    found = checkpoint.inspect(folder)
     revision = checkpoint.read(found, front.report)
     runner = model.load(
         found,

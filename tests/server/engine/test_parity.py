@@ -7,16 +7,18 @@ from typing import Any
 
 import pytest
 import torch
-from small_engine import SmallEngine, load, request
 from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedConfig, Qwen2Config
 
 import fake_model
 from millrace_server.engine.messages import Submit
 from millrace_server.engine.model import Runner
+from small_engine import SmallEngine, load, request
 
 SMALL = {"vocab_size": 259, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "initializer_range": 0.4}
 CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
-    "qwen2": lambda: Qwen2Config(**SMALL, intermediate_size=64, num_key_value_heads=1, max_position_embeddings=512, tie_word_embeddings=True),
+    "qwen2": lambda: Qwen2Config(
+        **SMALL, intermediate_size=64, num_key_value_heads=1, max_position_embeddings=512, tie_word_embeddings=True
+    ),
     "gpt2": lambda: GPT2Config(vocab_size=259, n_embd=32, n_layer=3, n_head=2, n_positions=512, initializer_range=0.4),
 }
 
@@ -41,7 +43,9 @@ def expected(folder: Path) -> Callable[[Submit], list[int]]:
 
     def generate(one: Submit) -> list[int]:
         ids = torch.tensor([one.prompt])
-        whole: list[int] = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=one.max_tokens, do_sample=False)[0].tolist()
+        whole: list[int] = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=one.max_tokens, do_sample=False)[
+            0
+        ].tolist()
         return whole[len(one.prompt) :]
 
     return generate
@@ -86,7 +90,11 @@ def test_a_prompt_computed_in_chunks_equals_generate(runner: Runner, expected: C
 
 def test_an_answer_that_outgrows_its_lane_equals_generate(runner: Runner, expected: Callable[[Submit], list[int]]) -> None:
     engine = SmallEngine(runner)
-    requests = [request("grows", b"x" * 60, max_tokens=80), request("stays", b"yz", max_tokens=50), request("last", b"a" * 63, max_tokens=3)]
+    requests = [
+        request("grows", b"x" * 60, max_tokens=80),
+        request("stays", b"yz", max_tokens=50),
+        request("last", b"a" * 63, max_tokens=3),
+    ]
     engine.submit(*requests)
     engine.finish()
     assert [engine.tokens(one.request_id) for one in requests] == [expected(one) for one in requests]

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_engine import request
 
 from millrace_server.engine.scheduler import INVALID_TOKEN, Limits, Plan, Scheduler
 from millrace_server.engine.sequence import Sequence
+from small_engine import request
 
 EOS = 256
 
@@ -20,9 +20,7 @@ def scheduler(
 
 
 def sequence(name: str, prompt_tokens: int = 4, max_tokens: int = 3, *, deadline: float = 1e9, ignore_eos: bool = True) -> Sequence:
-    return Sequence(
-        request(name, [1] * prompt_tokens, max_tokens=max_tokens, deadline=deadline, ignore_eos=ignore_eos), seed=0, arrived=0
-    )
+    return Sequence(request(name, [1] * prompt_tokens, max_tokens=max_tokens, deadline=deadline, ignore_eos=ignore_eos), seed=0, arrived=0)
 
 
 def lengths(plan: Plan) -> dict[str, int]:

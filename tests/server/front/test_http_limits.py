@@ -100,6 +100,25 @@ def test_a_dripped_head_does_not_buy_time(server: RunningServer) -> None:
         assert time.monotonic() - began < 5
 
 
+@pytest.mark.parametrize("noise", [b"\r\n", b"\r\n\r\n"])
+def test_empty_lines_after_an_answer_do_not_keep_a_connection(server: RunningServer, noise: bytes) -> None:
+    with Wire(server) as wire:
+        wire.send(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert wire.answer()[0] == 200
+        wire.send(noise)
+        assert wire.answer()[0] == 408
+        assert wire.is_closed_by_server()
+
+
+def test_the_dripped_body_of_an_answered_request_does_not_keep_a_connection(server: RunningServer) -> None:
+    with Wire(server) as wire:
+        wire.send(b"POST /nowhere HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n")
+        assert wire.answer()[0] == 404
+        wire.send(b"a")
+        assert wire.answer()[0] == 408
+        assert wire.is_closed_by_server()
+
+
 def test_a_huge_head_ends_with_431(server: RunningServer) -> None:
     with Wire(server) as wire:
         wire.send(b"GET /health HTTP/1.1\r\n" + b"x-many: values\r\n" * 5000)

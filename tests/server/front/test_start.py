@@ -11,11 +11,9 @@ from pathlib import Path
 import pytest
 
 from millrace_server.app import liveness_failure
-from millrace_server.engine.handle import Dead, EngineHandle, Loading, Serving, State
-from millrace_server.engine.messages import Ready
-from millrace_server.lifecycle import Lifecycle
-from millrace_server.settings import ServerSettings
+from millrace_server.engine.handle import Dead, Loading, Serving, State
 from running_server import RunningServer
+from server.front.scripted import READY, inference
 
 
 @pytest.fixture
@@ -88,19 +86,6 @@ def test_settings_are_documented_by_the_command_line() -> None:
     assert "[MODEL_NAME, MODEL_PATH]" in result.stdout.replace("\n", " ")
 
 
-class ScriptedEngine(EngineHandle):
-    """In whatever state a test says: a real load cannot be made to stall on purpose."""
-
-    scripted: State
-
-    @property
-    def state(self) -> State:
-        return self.scripted
-
-
-READY = Ready(device="cpu", dtype="float32", slots=2, max_length=64, vocabulary=259, eos_token_ids=[256], revision="r")
-
-
 @pytest.mark.parametrize(
     ("state", "failure"),
     [
@@ -112,8 +97,5 @@ READY = Ready(device="cpu", dtype="float32", slots=2, max_length=64, vocabulary=
     ],
 )
 def test_liveness_fails_only_when_waiting_does_not_help(state: State, failure: str | None) -> None:
-    settings = ServerSettings(MODEL_NAME="tiny", LOAD_STALL_SECONDS=10)
-    inference = Lifecycle.inference(settings, ScriptedEngine(settings, {}))
-    assert isinstance(inference.engine, ScriptedEngine)
-    inference.engine.scripted = state
-    assert liveness_failure(inference, now=0) == failure
+    server, _ = inference(state, LOAD_STALL_SECONDS="10")
+    assert liveness_failure(server, now=0) == failure

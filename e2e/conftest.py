@@ -1,0 +1,79 @@
+"""A whole Kubernetes with Millrace installed, shared by the session; every test works in a namespace of its own.
+
+Nothing is skipped where no cluster can be had: the tests fail with the reason, and `make test E2E=0` leaves them out on purpose.
+"""
+
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from demo.image import model_image
+
+from cluster import images
+from cluster.provider import Provider, choose
+from demo_service import Service, demo_service
+from installation import Installation, References
+from kube import Kube
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="real lengths of time, as `make e2e-long` runs them")
+
+
+@pytest.fixture(scope="session")
+def long(request: pytest.FixtureRequest) -> bool:
+    """Whether durations have their real length."""
+    return bool(request.config.getoption("--long"))
+
+
+@pytest.fixture(scope="session")
+def provider() -> Provider:
+    """The cluster's provider; the cluster is up and stays up, for the next run."""
+    chosen = choose()
+    chosen.up()
+    return chosen
+
+
+@pytest.fixture(scope="session")
+def kube(provider: Provider) -> Kube:
+    return Kube(provider.up())
+
+
+@pytest.fixture(scope="session")
+def references(provider: Provider) -> References:
+    """Built from this checkout and loaded into the cluster."""
+    return References(
+        operator=provider.load(images.build("operator")),
+        server=provider.load(images.build("server")),
+        model=provider.load(model_image()),
+    )
+
+
+@pytest.fixture(scope="session")
+def installation(kube: Kube, references: References) -> Installation:
+    """Installed by the chart."""
+    installed = Installation(kube, references)
+    installed.by_chart()
+    return installed
+
+
+@pytest.fixture
+def namespace(kube: Kube) -> Iterator[str]:
+    """A namespace that enforces Pod Security `restricted`; deleted afterwards, with all that is in it."""
+    name = f"e2e-{uuid.uuid4().hex[:6]}"
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+    yield name
+    kube.kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture
+def serve(kube: Kube, provider: Provider, installation: Installation, references: References, namespace: str) -> Callable[..., Service]:
+    """Apply an InferenceService of the demo model in the test's namespace; further fields go into its spec."""
+
+    def applied(name: str = "chat", **spec: Any) -> Service:  # noqa: ANN401 - any part of the spec
+        kube.apply(demo_service(name, namespace=namespace, model_image=references.model, **spec))
+        return Service(kube, namespace, name, provider.node_address())
+
+    return applied

@@ -1,0 +1,1 @@
+"""A model that everyone can train in a minute and whose right answers are known, and `make demo`, which serves it."""

@@ -1,0 +1,80 @@
+"""Millrace on the test cluster: its images there, and both ways to install it."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cluster.provider import CHECKOUT
+from kube import Kube, Manifest, wait_for
+
+NAMESPACE = "millrace-system"
+OPERATOR = "millrace-operator"
+SHORT_DURATIONS = {
+    "MILLRACE_SCALE_DOWN_WINDOW_SECONDS": "20",
+    "MILLRACE_SCALE_DOWN_SECONDS": "5",
+    "MILLRACE_LOAD_INTERVAL_SECONDS": "2",
+}
+"""The windows of the autoscaler, so that a test sees a whole cycle."""
+
+
+@dataclass(frozen=True)
+class References:
+    """The images, as pods name them."""
+
+    operator: str
+    server: str
+    model: str
+
+
+@dataclass(frozen=True)
+class Installation:
+    """Millrace as this session installs it."""
+
+    kube: Kube
+    references: References
+
+    def by_chart(self, environment: Mapping[str, str] = SHORT_DURATIONS) -> None:
+        """helm upgrade --install with these settings of the operator, and the operator answers."""
+        repository, tag = self.references.operator.rsplit(":", 1)
+        server, server_tag = self.references.server.rsplit(":", 1)
+        values = {"image.repository": repository, "image.tag": tag, "serverImage.repository": server, "serverImage.tag": server_tag}
+        pairs = [f"--set-string={name}={value}" for name, value in values.items()]
+        pairs += [f"--set-string=environment.{name}={value}" for name, value in environment.items()]
+        chart = str(CHECKOUT / "charts" / "millrace")
+        self.kube.run(
+            "helm", "upgrade", "--install", "millrace", chart, "-n", NAMESPACE, "--create-namespace", *pairs, "--wait", "--timeout=3m"
+        )
+        self.wait_leading()
+
+    def by_manifests(self) -> None:
+        """kubectl apply of manifests/install.yaml, with this session's images in the place of the released ones."""
+        text = (CHECKOUT / "manifests" / "install.yaml").read_text()
+        text = re.sub(r"\bmillrace/operator:\S+", self.references.operator, text)
+        text = re.sub(r"\bmillrace/server:\S+", self.references.server, text)
+        self.kube.kubectl("apply", "--server-side", "-f", "-", stdin=text)
+        self.kube.kubectl("rollout", "status", f"deployment/{OPERATOR}", "-n", NAMESPACE, "--timeout=3m")
+        self.wait_leading()
+
+    def wait_leading(self) -> None:
+        """Until one of the running operators holds the Lease."""
+
+        def leads() -> bool:
+            if not self.kube.exists("lease", OPERATOR, "-n", NAMESPACE):
+                return False
+            holder = self.kube.get("lease", OPERATOR, "-n", NAMESPACE)["spec"].get("holderIdentity", "")
+            return any(holder.startswith(pod["metadata"]["name"]) for pod in operator_pods(self.kube))
+
+        wait_for("an operator leads", leads, seconds=60)
+
+    def scale_operator(self, replicas: int) -> None:
+        """0: gone, pods and all."""
+        self.kube.kubectl("scale", f"deployment/{OPERATOR}", "-n", NAMESPACE, f"--replicas={replicas}")
+        if replicas:
+            self.kube.kubectl("rollout", "status", f"deployment/{OPERATOR}", "-n", NAMESPACE, "--timeout=2m")
+            self.wait_leading()
+        else:
+            wait_for("no operator runs", lambda: not self.kube.get("pods", "-n", NAMESPACE)["items"], seconds=60)
+
+
+def operator_pods(kube: Kube) -> list[Manifest]:
+    return [pod for pod in kube.get("pods", "-n", NAMESPACE)["items"] if "deletionTimestamp" not in pod["metadata"]]

@@ -1,0 +1,75 @@
+"""The user's hands in the e2e tests: kubectl and helm on the test cluster, and waiting for what they show."""
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cluster.packages import tool
+
+T = TypeVar("T")
+Manifest = dict[str, Any]
+POLL_SECONDS = 0.25
+
+
+class Refused(Exception):
+    """What kubectl or helm said on stderr."""
+
+
+@dataclass(frozen=True)
+class Kube:
+    """Runs commands against one cluster."""
+
+    kubeconfig: Path
+
+    def run(self, program: str, *arguments: str, stdin: str | None = None) -> str:
+        """The output of `kubectl …` or `helm …`. Raises Refused."""
+        environment = {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
+        done = subprocess.run(
+            [str(tool(program)), *arguments], env=environment, input=stdin, capture_output=True, text=True, timeout=300, check=False
+        )
+        if done.returncode:
+            raise Refused(done.stderr.strip())
+        return done.stdout
+
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        return self.run("kubectl", *arguments, stdin=stdin)
+
+    def apply(self, *manifests: Manifest) -> str:
+        """Client-side apply, as most users do. Raises Refused."""
+        return self.kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": list(manifests)}))
+
+    def get(self, *arguments: str) -> Manifest:
+        """The object, or the list, as JSON. Raises Refused when it is not there."""
+        answer: Manifest = json.loads(self.kubectl("get", *arguments, "-o", "json"))
+        return answer
+
+    def exists(self, *arguments: str) -> bool:
+        return bool(self.kubectl("get", *arguments, "-o", "name", "--ignore-not-found"))
+
+    def pods(self, namespace: str, service: str) -> list[Manifest]:
+        """The server pods of an InferenceService that are not on their way out."""
+        items = self.get("pods", "-n", namespace, "-l", f"app.kubernetes.io/instance={service}")["items"]
+        return [item for item in items if "deletionTimestamp" not in item["metadata"]]
+
+
+def wait_for(what: str, look: Callable[[], T | None], *, seconds: float, tell: Callable[[], object] = lambda: "") -> T:
+    """Look again and again until the answer is truthy. Fails with `what`, and with what `tell` says of the state, after `seconds`."""
+    end = time.monotonic() + seconds
+    while True:
+        answer = look()
+        if answer:
+            return answer
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {seconds:.0f} s: {what}\n{tell()}")
+        time.sleep(POLL_SECONDS)
+
+
+def condition(manifest: Manifest, kind: str) -> Mapping[str, Any]:
+    """One condition of a status; {} when it is not there."""
+    found = (each for each in manifest.get("status", {}).get("conditions", []) if each["type"] == kind)
+    return next(found, {})

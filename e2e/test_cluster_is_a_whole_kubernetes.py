@@ -1,0 +1,177 @@
+"""The provider `local` is no imitation: what users of Kubernetes rely on works, beside another cluster on the same machine."""
+
+import contextlib
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from cluster.local import own_images
+from cluster.local.provider import Local, why_not
+from cluster.process import wait_until
+
+NAMESPACE = "whole"
+NODE_PORT = 31080
+REPLICAS = 2
+SECURE = {
+    "allowPrivilegeEscalation": False,
+    "runAsNonRoot": True,
+    "capabilities": {"drop": ["ALL"]},
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
+    """A cluster with a web server of two replicas behind a NodePort, in a namespace under Pod Security `restricted`."""
+    assert why_not() is None, why_not()
+    local = Local(tmp_path_factory.mktemp("cluster"))
+    try:
+        local.up()
+        image = local.load_scratch(own_images.busybox())
+        for manifest in (_namespace(), _deployment(image), _service()):
+            _apply(local, manifest)
+        local.kubectl("rollout", "status", "deployment/web", f"-n={NAMESPACE}", "--timeout=60s")
+        yield local
+    finally:
+        local.down()
+
+
+@pytest.fixture
+def run(cluster: Local) -> Iterator[Callable[..., str]]:
+    """Run a pod to its end and return its name."""
+    started: list[str] = []
+
+    def ran(name: str, command: str, **container: Any) -> str:  # noqa: ANN401 - any part of a container
+        image = cluster.load_scratch(own_images.busybox())
+        spec = {"restartPolicy": "Never", "containers": [_container(image, command) | container]}
+        _apply(cluster, {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec})
+        started.append(name)
+
+        def has_ended() -> bool:
+            return cluster.kubectl("get", "pod", name, f"-n={NAMESPACE}", "-o=jsonpath={.status.phase}") in ("Succeeded", "Failed")
+
+        wait_until(has_ended, f"{name} has ended", seconds=60)
+        return name
+
+    yield ran
+    for name in started:
+        cluster.kubectl("delete", "pod", name, f"-n={NAMESPACE}", "--wait=false")
+
+
+def test_a_node_port_answers_the_host_from_every_replica(cluster: Local) -> None:
+    answers: set[str] = set()
+
+    def asked_all() -> bool:
+        with contextlib.suppress(httpx.TransportError):  # kube-proxy lags a new endpoint by about a second
+            answers.add(httpx.get(f"http://{cluster.node_address()}:{NODE_PORT}/name", timeout=5).raise_for_status().text)
+        return len(answers) == REPLICAS
+
+    wait_until(asked_all, "both replicas have answered", seconds=30)
+    assert all(answer.startswith("web-") for answer in answers)
+
+
+def test_a_pod_finds_a_service_by_its_name(cluster: Local, run: Callable[..., str]) -> None:
+    address = cluster.kubectl("get", "service", "web", f"-n={NAMESPACE}", "-o=jsonpath={.spec.clusterIP}")
+    find = f"nslookup -type=a web.{NAMESPACE}.svc.cluster.local | sed -n 's/^Address: //p'"
+    pod = run("asks", f'found=$({find}); echo "$found"; wget -q -O - "http://$found/name"')
+    found, answer = cluster.kubectl("logs", pod, f"-n={NAMESPACE}").split()
+    assert found == address
+    assert answer.startswith("web-")
+
+
+def test_exec_runs_in_the_container(cluster: Local) -> None:
+    assert "uid=65534" in cluster.kubectl("exec", "deployment/web", f"-n={NAMESPACE}", "--", "id")
+
+
+def test_a_pod_has_no_way_out_of_the_machine(cluster: Local, run: Callable[..., str]) -> None:
+    pod = run("lost", "wget -T 3 -q -O - http://192.0.2.1/ || echo refused; nslookup example.com || echo unknown")
+    assert cluster.kubectl("logs", pod, f"-n={NAMESPACE}").count("refused") == 1
+    assert "NXDOMAIN" in cluster.kubectl("logs", pod, f"-n={NAMESPACE}")
+
+
+def test_a_container_that_takes_more_memory_than_its_limit_is_killed(cluster: Local, run: Callable[..., str]) -> None:
+    greedy = "x=0123456789abcdef; while true; do x=$x$x; done"
+    pod = run("greedy", greedy, resources={"limits": {"memory": "32Mi"}})
+    reason = "-o=jsonpath={.status.containerStatuses[0].state.terminated.reason}"
+    assert cluster.kubectl("get", "pod", pod, f"-n={NAMESPACE}", reason) == "OOMKilled"
+
+
+def test_a_failing_readiness_probe_takes_a_pod_out_of_the_service(cluster: Local) -> None:
+    ready = "-o=jsonpath={.items[*].endpoints[*].conditions.ready}"
+
+    def endpoints_ready() -> list[str]:
+        return cluster.kubectl("get", "endpointslices", "-l=kubernetes.io/service-name=web", f"-n={NAMESPACE}", ready).split()
+
+    pod = cluster.kubectl("get", "pods", f"-n={NAMESPACE}", "-l=app=web", "-o=jsonpath={.items[0].metadata.name}")
+    cluster.kubectl("exec", pod, f"-n={NAMESPACE}", "--", "touch", "/tmp/unready")
+    wait_until(lambda: endpoints_ready().count("true") == REPLICAS - 1, "one endpoint is not ready", seconds=30)
+    cluster.kubectl("delete", "pod", pod, f"-n={NAMESPACE}", "--now")
+    wait_until(lambda: endpoints_ready() == ["true"] * REPLICAS, "its successor is ready", seconds=60)
+
+
+def test_the_kubelet_reports_what_pods_use(cluster: Local) -> None:
+    metrics = cluster.kubectl("get", "--raw", "/api/v1/nodes/node-1/proxy/metrics/resource")
+    assert f'container_memory_working_set_bytes{{container="web",namespace="{NAMESPACE}"' in metrics
+
+
+def test_pod_security_refuses_a_privileged_pod(cluster: Local) -> None:
+    container = {"name": "main", "image": "none", "securityContext": {"privileged": True}}
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "bad", "namespace": NAMESPACE},
+        "spec": {"containers": [container]},
+    }
+    with pytest.raises(subprocess.CalledProcessError) as refusal:
+        _apply(cluster, pod)
+    assert 'violates PodSecurity "restricted' in refusal.value.stderr
+
+
+def test_up_again_finds_the_same_cluster(cluster: Local) -> None:
+    before = cluster.kubectl("get", "namespace", NAMESPACE, "-o=jsonpath={.metadata.uid}")
+    cluster.up()
+    assert cluster.kubectl("get", "namespace", NAMESPACE, "-o=jsonpath={.metadata.uid}") == before
+
+
+def _apply(cluster: Local, manifest: dict[str, Any]) -> None:
+    cluster.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(manifest))
+
+
+def _namespace() -> dict[str, Any]:
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": labels}}
+
+
+def _container(image: str, command: str) -> dict[str, Any]:
+    return {"name": "main", "image": image, "command": ["sh", "-c", command], "securityContext": SECURE}
+
+
+def _deployment(image: str) -> dict[str, Any]:
+    labels = {"app": "web"}
+    command = "cd /tmp && hostname=$(cat /etc/hostname) && echo $hostname > name && exec httpd -f -p 8080 -h /tmp"
+    web = _container(image, command) | {
+        "name": "web",
+        "readinessProbe": {"exec": {"command": ["sh", "-c", "! cat /tmp/unready"]}, "periodSeconds": 1, "failureThreshold": 1},
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
+    }
+    spec = {"containers": [web], "volumes": [{"name": "tmp", "emptyDir": {}}], "terminationGracePeriodSeconds": 1}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "web", "namespace": NAMESPACE},
+        "spec": {"replicas": REPLICAS, "selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": spec}},
+    }
+
+
+def _service() -> dict[str, Any]:
+    port = {"port": 80, "targetPort": 8080, "nodePort": NODE_PORT}
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "web", "namespace": NAMESPACE},
+        "spec": {"type": "NodePort", "selector": {"app": "web"}, "ports": [port]},
+    }

@@ -1,0 +1,60 @@
+"""Traffic does not depend on the operator: not while it is gone, not when it comes back."""
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from demo_service import Service
+from installation import NAMESPACE, Installation, operator_pods
+from kube import Kube, wait_for
+from traffic import Traffic
+
+ABSENT_SECONDS = 60
+
+
+def uids(kube: Kube, service: Service) -> set[str]:
+    return {pod["metadata"]["uid"] for pod in kube.pods(service.namespace, service.name)}
+
+
+def test_no_request_fails_while_the_operator_is_gone_for_a_minute(
+    kube: Kube, installation: Installation, serve: Callable[..., Service]
+) -> None:
+    service = serve(autoscaling={"maxReplicas": 1}).wait_ready()
+    before = uids(kube, service)
+    with Traffic(service.url, clients=3) as traffic:
+        installation.scale_operator(0)
+        try:
+            time.sleep(ABSENT_SECONDS)
+        finally:
+            installation.scale_operator(1)
+        wait_for("a pass of the new operator", lambda: _passes(kube) > 0, seconds=60)
+    assert traffic.answered > ABSENT_SECONDS
+    assert traffic.answered == traffic.outcomes.total(), traffic.outcomes
+    assert uids(kube, service) == before
+
+
+@pytest.mark.parametrize("how", ["--wait", "--grace-period=0"])
+def test_a_restarted_operator_leaves_every_pod_in_place(
+    how: str, kube: Kube, installation: Installation, serve: Callable[..., Service]
+) -> None:
+    service = serve().wait_ready()
+    before, version = uids(kube, service), service.manifest()["metadata"]["resourceVersion"]
+    [operator] = operator_pods(kube)
+    force = ["--force"] if how == "--grace-period=0" else []
+    kube.kubectl("delete", "pod", operator["metadata"]["name"], "-n", NAMESPACE, how, *force)
+    wait_for("another operator runs", lambda: operator_pods(kube) not in ([], [operator]), seconds=60)
+    installation.wait_leading()
+    wait_for("a pass of the new operator", lambda: _passes(kube) > 0, seconds=60)
+    assert uids(kube, service) == before
+    assert service.manifest()["metadata"]["resourceVersion"] == version, "nothing changed, so nothing is written"
+
+
+def _passes(kube: Kube) -> float:
+    """Passes that the present operator has ended well, from its own metrics."""
+    pods = operator_pods(kube)
+    if len(pods) != 1:
+        return 0
+    ask = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:8081/metrics').read().decode())"
+    text = kube.kubectl("exec", pods[0]["metadata"]["name"], "-n", NAMESPACE, "--", "python", "-c", ask)
+    return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith("millrace_passes_total") and "ok" in line)

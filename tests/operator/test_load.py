@@ -1,0 +1,146 @@
+"""Replicas are asked over real sockets, and their answers are not believed before they are parsed."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+
+import pytest
+from aiohttp import web
+
+from millrace_operator.api import AutoscalingStatus
+from millrace_operator.autoscale import Bounds, Fleet, Load, Tempo
+from millrace_operator.load import InvalidLoad, Limits, LoadMonitor, LoadReader, Subject, parse_load
+
+LIMITS = Limits(slots=8, queue=100)
+HONEST = {"queued": 3, "running": 5, "arrivals": 12, "completed": 4, "boot_id": "x", "draining": False, "running_seconds": 1.5, "slots": 8}
+
+
+def answer(**changes: object) -> bytes:
+    return json.dumps({**HONEST, **changes}).encode()
+
+
+def test_an_honest_answer_is_read_and_unknown_fields_are_ignored() -> None:
+    expected = Load(queued=3, running=5, arrivals=12, completed=4, boot_id="x", running_seconds=1.5)
+    assert parse_load(answer(something_new=[1]), limits=LIMITS) == expected
+
+
+def test_a_replica_cannot_claim_more_than_it_can_hold() -> None:
+    lying = parse_load(answer(queued=10**9, running=10**9), limits=LIMITS)
+    assert (lying.queued, lying.running) == (LIMITS.queue, LIMITS.slots)
+
+
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), 1e308, "5", True, None, [1]])
+@pytest.mark.parametrize("name", ["queued", "running", "arrivals"])
+def test_a_value_that_is_no_count_is_refused_by_name(name: str, value: object) -> None:
+    with pytest.raises(InvalidLoad, match=name):
+        parse_load(answer(**{name: value}), limits=LIMITS)
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"null", b"{", b"\xff", b"[" * 100_000, b'{"queued": 1}'])
+def test_what_is_no_load_is_refused(body: bytes) -> None:
+    with pytest.raises(InvalidLoad):
+        parse_load(body, limits=LIMITS)
+
+
+class Replicas:
+    """A server on several loopback addresses: each address answers as told."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, Callable[[], bytes | None]] = {}
+        self.release = asyncio.Event()
+        self.port = 0
+
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        assert request.path == "/internal/load"
+        body = self.answers[request.host.partition(":")[0]]()
+        if body is None:
+            await self.release.wait()
+        return web.Response(body=body or b"")
+
+
+@pytest.fixture
+async def replicas() -> AsyncIterator[Replicas]:
+    result = Replicas()
+    app = web.Application()
+    app.router.add_get("/internal/load", result.serve)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "0.0.0.0", 0).start()
+    result.port = runner.addresses[0][1]
+    yield result
+    result.release.set()
+    await runner.cleanup()
+
+
+@pytest.fixture
+async def reader(replicas: Replicas) -> AsyncIterator[LoadReader]:
+    result = LoadReader(port=replicas.port, timeout=0.3)
+    yield result
+    await result.close()
+
+
+async def test_all_replicas_are_asked_and_the_silent_the_broken_and_the_endless_are_left_out(
+    replicas: Replicas, reader: LoadReader
+) -> None:
+    replicas.answers = {
+        "127.0.0.1": answer,
+        "127.0.0.2": lambda: None,
+        "127.0.0.3": lambda: b"no json",
+        "127.0.0.4": lambda: b" " * 10_000_000,
+        "127.0.0.5": answer,
+    }
+    reading = await reader.read([*replicas.answers, "127.0.0.1:1"], limits=LIMITS)
+    assert (reading.ready, len(reading.loads), reading.load) == (6, 2, 16)
+
+
+def monitor(reader: LoadReader, calls: list[tuple[str, str]]) -> LoadMonitor:
+    return LoadMonitor(reader, tempo=Tempo(), interval=5, report_interval=30, call=calls.append)
+
+
+SUBJECT = Subject(
+    addresses=("127.0.0.1",),
+    bounds=Bounds(minimum=1, maximum=4, target=2),
+    fleet=Fleet(replicas=1, rolling=False),
+    limits=LIMITS,
+    told=None,
+)
+CHAT = ("demo", "chat")
+
+
+async def test_a_load_above_the_target_calls_for_a_pass_which_then_decides_to_grow(replicas: Replicas, reader: LoadReader) -> None:
+    calls: list[tuple[str, str]] = []
+    watching = monitor(reader, calls)
+    assert watching.decide(CHAT, SUBJECT).desired == 1
+    replicas.answers = {"127.0.0.1": answer}
+    await watching.tick()
+    assert calls == [CHAT]
+    assert watching.decide(CHAT, SUBJECT).desired == 4
+
+
+async def test_a_steady_load_that_the_status_tells_calls_for_nothing(replicas: Replicas, reader: LoadReader) -> None:
+    calls: list[tuple[str, str]] = []
+    watching = monitor(reader, calls)
+    replicas.answers = {"127.0.0.1": lambda: answer(queued=0, running=2)}
+    watching.decide(CHAT, SUBJECT)
+    await watching.tick()
+    words = watching.tell(CHAT, watching.decide(CHAT, SUBJECT))
+    assert isinstance(words, AutoscalingStatus)
+    assert words.load == 2
+    watching.decide(CHAT, replace(SUBJECT, told=words))
+    watching.told(CHAT)
+    calls.clear()
+    await watching.tick()
+    assert calls == []
+
+
+async def test_a_forgotten_service_is_asked_no_more(replicas: Replicas, reader: LoadReader) -> None:
+    watching = monitor(reader, [])
+    watching.decide(CHAT, SUBJECT)
+    watching.forget(CHAT)
+
+    def never() -> bytes:
+        raise AssertionError("asked")
+
+    replicas.answers = {"127.0.0.1": never}
+    await watching.tick()

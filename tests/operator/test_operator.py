@@ -1,0 +1,224 @@
+"""What the operator does for a service, against a real API server with garbage collection. There are no nodes."""
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from millrace_operator.manifest import Manifest
+from millrace_operator.names import FIELD_MANAGER
+from operators import Api, Process, cpu_service, eventually
+
+pytestmark = pytest.mark.apiserver
+
+
+def test_an_applied_service_gets_its_children_and_a_status(api: Api, shared_operator: Process) -> None:
+    began = time.monotonic()
+    uid = api.create(cpu_service(autoscaling={"minReplicas": 2}))["metadata"]["uid"]
+    eventually(api.is_complete, "children and status exist")
+    print(f"children and status after {time.monotonic() - began:.2f} s")  # noqa: T201 - a figure to report
+    eventually(lambda: api.is_replicas(2), "the minimum is asked for")
+    eventually(lambda: api.service()["status"].get("replicas") == 2, "the status tells the replicas")
+    status = api.service()["status"]
+    assert api.condition("Ready") == ("False", "Starting")
+    assert api.condition("Reconciling") == ("True", "Starting")
+    assert status["url"] == f"http://chat.{api.namespace}.svc"
+    for kind, name in (("deployments", "chat"), ("services", "chat"), ("services", "chat-metrics")):
+        child = api.get(kind, name)
+        assert child is not None
+        assert [owner["uid"] for owner in child["metadata"]["ownerReferences"]] == [uid]
+    assert "finalizers" not in api.service()["metadata"]
+    assert "annotations" not in api.service()["metadata"]
+
+
+@pytest.mark.parametrize(("kind", "name"), [("deployments", "chat"), ("services", "chat"), ("services", "chat-metrics")])
+def test_a_deleted_child_comes_back(api: Api, shared_operator: Process, kind: str, name: str) -> None:
+    api.create(cpu_service())
+    eventually(api.is_complete, "children exist")
+    child = api.get(kind, name)
+    assert child is not None
+    began = time.monotonic()
+    api.delete(api.path(kind, name))
+
+    def is_new() -> bool:
+        now = api.get(kind, name)
+        return now is not None and bool(now["metadata"]["uid"] != child["metadata"]["uid"])
+
+    eventually(is_new, "a new child")
+    print(f"repaired after {time.monotonic() - began:.2f} s")  # noqa: T201 - a figure to report
+
+
+def test_an_edited_field_is_restored_and_a_foreign_one_is_left_alone(api: Api, shared_operator: Process) -> None:
+    api.create(cpu_service())
+    eventually(api.is_complete, "children exist")
+    path = api.path("services", "chat")
+    api.patch(
+        path, {"metadata": {"annotations": {"someone.else/note": "mine"}, "labels": {"team": "a"}}, "spec": {"selector": {"app": "evil"}}}
+    )
+
+    def selector() -> Manifest:
+        live = api.get("services", "chat")
+        assert live is not None
+        return dict(live["spec"]["selector"])
+
+    eventually(lambda: "app" not in selector() and len(selector()) == 2, "the selector is ours again")
+    live = api.get("services", "chat")
+    assert live is not None
+    assert live["metadata"]["annotations"]["someone.else/note"] == "mine"
+    assert live["metadata"]["labels"]["team"] == "a"
+
+
+def test_a_label_that_is_taken_away_is_put_back(api: Api, shared_operator: Process) -> None:
+    """Without it the child leaves the watch, which says so as if it were deleted, and it is found by its name."""
+    api.create(cpu_service())
+    eventually(api.is_complete, "children exist")
+    api.patch(api.path("services", "chat"), {"metadata": {"labels": {"app.kubernetes.io/managed-by": None}}})
+
+    def label() -> bool:
+        live = api.get("services", "chat")
+        return live is not None and live["metadata"]["labels"].get("app.kubernetes.io/managed-by") == FIELD_MANAGER
+
+    eventually(label, "the label is back")
+
+
+def test_a_foreign_object_with_a_child_s_name_is_never_adopted(api: Api, shared_operator: Process) -> None:
+    foreign = {"metadata": {"name": "chat"}, "spec": {"ports": [{"port": 1}], "selector": {"app": "theirs"}}}
+    assert api.client.post(api.path("services", ""), json={"apiVersion": "v1", "kind": "Service", **foreign}).status_code == 201
+    api.create(cpu_service())
+    eventually(lambda: api.condition("Stalled") == ("True", "NameConflict"), "the conflict is told")
+    assert api.has("deployments", "chat"), "the other children are made"
+    live = api.get("services", "chat")
+    assert live is not None
+    assert live["spec"]["selector"] == {"app": "theirs"}
+    assert "ownerReferences" not in live["metadata"]
+    api.delete(api.path("services", "chat"))
+    eventually(lambda: api.condition("Stalled")[0] == "False", "it heals without an edit")
+    assert api.has("services", "chat")
+
+
+def test_a_deleted_service_takes_its_children_along(api: Api, shared_operator: Process) -> None:
+    api.create(cpu_service())
+    eventually(api.is_complete, "children exist")
+    api.delete(f"{api.root}/chat")
+    eventually(
+        lambda: not any(api.has(*child) for child in (("deployments", "chat"), ("services", "chat"), ("services", "chat-metrics"))),
+        "the children are collected",
+        seconds=40,
+    )
+
+
+def test_a_service_that_is_deleted_and_made_again_gets_children_of_its_own(api: Api, shared_operator: Process) -> None:
+    api.create(cpu_service())
+    eventually(api.is_complete, "children exist")
+    api.delete(f"{api.root}/chat")
+    uid = api.create(cpu_service(image="other:1"))["metadata"]["uid"]
+
+    def is_of_the_new_one() -> bool:
+        deployment = api.get("deployments", "chat")
+        return deployment is not None and bool(deployment["metadata"]["ownerReferences"][0]["uid"] == uid)
+
+    eventually(is_of_the_new_one, "the children belong to the new service", seconds=40)
+    assert api.image() == "other:1"
+
+
+def test_an_edit_of_the_image_reaches_the_pods(api: Api, shared_operator: Process) -> None:
+    api.create(cpu_service())
+    eventually(api.is_complete, "children exist")
+    assert api.image() == "millrace/server:test"
+    api.edit({"spec": {"image": "registry.example/own:2"}})
+    eventually(lambda: api.image() == "registry.example/own:2", "the new image")
+    eventually(lambda: api.service()["status"]["observedGeneration"] == 2, "the status is about the edit")
+    api.edit({"spec": {"image": None}})
+    eventually(lambda: api.image() == "millrace/server:test", "an unset field falls back")
+
+
+def test_a_replica_count_changed_by_hand_is_clamped(api: Api, shared_operator: Process) -> None:
+    api.create(cpu_service(autoscaling={"minReplicas": 2, "maxReplicas": 3}))
+    eventually(lambda: api.is_replicas(2), "the minimum")
+    api.patch(f"{api.path('deployments', 'chat')}/scale", {"spec": {"replicas": 9}})
+    eventually(lambda: api.is_replicas(3), "the maximum")
+
+
+def test_the_count_stays_when_its_owner_changes(api: Api, shared_operator: Process) -> None:
+    """A fixed count becomes ours to scale, then somebody else's, then fixed again: no step passes through 1."""
+    api.create(cpu_service(autoscaling={"mode": "None"}, replicas=3))
+    eventually(lambda: api.is_replicas(3), "the fixed count")
+    seen: list[int] = []
+
+    def settles(generation: int) -> bool:
+        deployment = api.get("deployments", "chat")
+        assert deployment is not None
+        seen.append(deployment["spec"]["replicas"])
+        return bool(api.service()["status"]["observedGeneration"] == generation)
+
+    api.edit({"spec": {"autoscaling": {"mode": "Embedded"}, "replicas": None}})
+    eventually(lambda: settles(2), "mode Embedded")
+    api.edit({"spec": {"autoscaling": {"mode": "None"}}})
+    eventually(lambda: settles(3), "mode None without a count")
+    api.patch(f"{api.path('deployments', 'chat')}/scale", {"spec": {"replicas": 5}})
+    shared_operator.wait_for_passes(1)
+    assert api.is_replicas(5), "somebody else's count is left alone"
+    assert set(seen) == {3}
+    api.edit({"spec": {"replicas": 2}})
+    eventually(lambda: api.is_replicas(2), "a fixed count again")
+
+
+def test_a_misspelt_field_of_a_child_is_refused(api: Api) -> None:
+    """Strict validation is what makes a defect of ours an error and not silence."""
+    body = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "x"}, "spec": {"ports": [{"port": 1}], "slector": {}}}
+    answer = api.client.patch(
+        api.path("services", "x"),
+        content=json.dumps(body),
+        headers={"Content-Type": "application/apply-patch+yaml"},
+        params={"fieldManager": FIELD_MANAGER, "force": "true", "fieldValidation": "Strict"},
+    )
+    assert answer.status_code >= 400
+    assert ".spec.slector: field not declared in schema" in answer.text
+
+
+def test_what_cannot_be_created_is_told_and_does_not_stop_the_rest(api: Api, shared_operator: Process) -> None:
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "small"}, "spec": {"hard": {"services": "1"}}}
+    assert api.client.post(f"/api/v1/namespaces/{api.namespace}/resourcequotas", json=quota).status_code == 201
+
+    def is_known() -> bool:
+        answer = api.client.get(f"/api/v1/namespaces/{api.namespace}/resourcequotas/small")
+        return bool(answer.json().get("status", {}).get("hard"))
+
+    eventually(is_known, "the quota is enforced")
+    api.create(cpu_service())
+    eventually(lambda: api.condition("Ready") == ("False", "QuotaExceeded"), "the quota is named")
+    assert api.condition("Stalled")[0] == "False"
+    assert api.has("deployments", "chat")
+    api.delete(f"/api/v1/namespaces/{api.namespace}/resourcequotas/small")
+    eventually(lambda: api.condition("Ready") == ("False", "Starting"), "it heals without an edit")
+
+
+def test_only_a_child_that_is_ours_by_owner_and_by_manager_is_pruned(api: Api, shared_operator: Process) -> None:
+    uid = api.create(cpu_service())["metadata"]["uid"]
+    eventually(api.is_complete, "children exist")
+    live = api.get("services", "chat")
+    assert live is not None
+    owned = {"labels": live["metadata"]["labels"], "ownerReferences": live["metadata"]["ownerReferences"]}
+    assert owned["ownerReferences"][0]["uid"] == uid
+
+    def apply(name: str, *, manager: str, **metadata: Any) -> None:  # noqa: ANN401 - fields of metadata
+        service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, **metadata}, "spec": {"ports": [{"port": 1}]}}
+        headers, query = {"Content-Type": "application/apply-patch+yaml"}, {"fieldManager": manager, "force": "true"}
+        answer = api.client.patch(api.path("services", name), content=json.dumps(service), headers=headers, params=query)
+        assert answer.status_code == 201, answer.text
+
+    apply("labelled-only", manager=FIELD_MANAGER, labels=owned["labels"])
+    apply("of-another-manager", manager="somebody", **owned)
+    apply("of-an-older-version", manager=FIELD_MANAGER, **owned)
+    eventually(lambda: not api.has("services", "of-an-older-version"), "the child that is no longer wanted goes")
+    assert api.has("services", "labelled-only")
+    assert api.has("services", "of-another-manager")
+
+
+def test_a_namespace_that_is_deleted_goes_quietly(api: Api, shared_operator: Process) -> None:
+    api.create(cpu_service())
+    eventually(api.is_complete, "children exist")
+    api.delete(f"/api/v1/namespaces/{api.namespace}")
+    eventually(lambda: api.client.get(f"/api/v1/namespaces/{api.namespace}").status_code == 404, "the namespace is gone", seconds=60)
+    assert not any(api.namespace in line and "retried" in line for line in shared_operator.log.read_text().splitlines())

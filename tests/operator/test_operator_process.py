@@ -1,0 +1,122 @@
+"""The operator as a process: idle, paused, restarted, beside another one, frozen, killed. Each test has its own, and its own Lease."""
+
+import json
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+
+from millrace_operator.names import PAUSED_ANNOTATION
+from operators import DEADLINE, Api, Process, cpu_service, eventually, writes
+
+pytestmark = pytest.mark.apiserver
+
+
+def test_twice_is_once(api: Api, operator: Process) -> None:
+    api.create(cpu_service(autoscaling={"minReplicas": 2}))
+    eventually(api.is_complete, "children and status exist")
+    eventually(lambda: api.condition("ScalingActive") == ("False", "NoReadyReplicas"), "scaling has looked")
+    eventually(lambda: api.service()["status"].get("replicas") == 2, "the status tells the replicas")
+    operator.wait_for_lists(2)
+    before, passes = writes(api.control_plane), operator.metric('millrace_passes_total{outcome="ok"}')
+    operator.wait_for_lists(10)
+    assert operator.metric('millrace_passes_total{outcome="ok"}') >= passes + 10, "the service was looked at"
+    assert writes(api.control_plane) == before
+
+
+def test_a_restarted_operator_changes_nothing(api: Api, operator: Process, start: Callable[..., Process]) -> None:
+    api.create(cpu_service(autoscaling={"minReplicas": 2}))
+    eventually(lambda: api.is_complete() and api.service()["status"].get("replicas") == 2, "everything is told")
+    eventually(lambda: api.condition("ScalingActive")[0] == "False", "scaling has looked")
+    operator.wait_for_lists(2)
+    before = writes(api.control_plane)
+    assert operator.stop() == 0
+    second = start()
+    second.wait_until_it_leads()
+    eventually(lambda: second.said("leading as") and second.metric("millrace_last_full_list_seconds") > 0, "the first list")
+    second.wait_for_lists(4)
+    assert writes(api.control_plane) == before
+
+
+def test_a_paused_service_is_not_touched(api: Api, operator: Process) -> None:
+    api.create(cpu_service())
+    eventually(api.is_complete, "children exist")
+    api.edit({"metadata": {"annotations": {PAUSED_ANNOTATION: "true"}}})
+    eventually(lambda: api.condition("Reconciling") == ("False", "Paused"), "it says so")
+    before = writes(api.control_plane)
+    api.delete(api.path("services", "chat-metrics"))
+    operator.wait_for_lists(4)
+    assert writes(api.control_plane) == before
+    assert not api.has("services", "chat-metrics")
+    api.edit({"metadata": {"annotations": {PAUSED_ANNOTATION: None}}})
+    eventually(lambda: api.has("services", "chat-metrics"), "it goes on")
+
+
+def test_of_two_operators_one_works_and_the_other_takes_over_at_once(api: Api, operator: Process, start: Callable[..., Process]) -> None:
+    second = start()
+    eventually(lambda: second.said("probes and metrics"), "the second is up")
+    assert second.get("/readyz").status_code == 200
+    assert (operator.metric("millrace_leader"), second.metric("millrace_leader")) == (1, 0)
+    api.create(cpu_service("one"))
+    eventually(lambda: api.is_complete("one"), "the leader works")
+    assert second.metric("millrace_services") == 0
+    began = time.monotonic()
+    assert operator.stop() == 0
+    stopped = time.monotonic() - began
+    assert stopped < 5
+    second.wait_until_it_leads()
+    print(f"stopped after {stopped:.2f} s, followed after {time.monotonic() - began:.2f} s")  # noqa: T201 - a figure to report
+    api.create(cpu_service("two"))
+    eventually(lambda: api.is_complete("two"), "the new leader works")
+
+
+def test_a_frozen_leader_is_followed_and_ends_when_it_wakes(api: Api, operator: Process, start: Callable[..., Process]) -> None:
+    second = start()
+    eventually(lambda: second.said("probes and metrics"), "the second is up")
+    operator.process.send_signal(signal.SIGSTOP)
+    second.wait_until_it_leads()
+    operator.process.send_signal(signal.SIGCONT)
+    assert operator.process.wait(timeout=DEADLINE) == 1
+    assert operator.said("leadership lost")
+
+
+def test_a_killed_leader_is_followed(operator: Process, start: Callable[..., Process]) -> None:
+    second = start()
+    eventually(lambda: second.said("probes and metrics"), "the second is up")
+    operator.stop(signal.SIGKILL)
+    second.wait_until_it_leads()
+
+
+def test_the_operator_is_small_and_alive(operator: Process) -> None:
+    assert operator.get("/livez").text == "ok"
+    eventually(lambda: operator.metric("millrace_last_full_list_seconds") > 0, "the first list")
+    megabytes = operator.metric("process_resident_memory_bytes") / 2**20
+    print(f"resident memory {megabytes:.0f} MiB")  # noqa: T201 - a figure to report
+    assert megabytes <= 90
+
+
+def test_a_stored_object_that_today_s_schema_refuses_is_told_once(api: Api, operator: Process) -> None:
+    crd = "crd/inferenceservices.millrace.dev"
+    field = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/batching/properties/maxSize/maximum"
+    original = api.control_plane.kubectl("get", crd, "-o=jsonpath={" + field.replace("/", ".").replace(".0.", "[0].") + "}")
+
+    def limit(value: str) -> None:
+        api.control_plane.kubectl("patch", crd, "--type=json", "-p", json.dumps([{"op": "replace", "path": field, "value": int(value)}]))
+
+    def stored() -> bool:
+        answer = api.client.post(api.root, json=cpu_service(batching={"maxSize": 99_999}))
+        return answer.status_code == 201
+
+    try:
+        limit("100000")
+        eventually(stored, "the looser schema accepts it")
+    finally:
+        limit(original)
+    eventually(lambda: api.condition("Stalled") == ("True", "InvalidSpec"), "it is told")
+    (message,) = [each["message"] for each in api.service()["status"]["conditions"] if each["type"] == "Stalled"]
+    assert "spec.batching.maxSize" in message
+    before = writes(api.control_plane)
+    operator.wait_for_lists(3)
+    assert writes(api.control_plane) == before
+    assert not operator.said("retried")

@@ -1,0 +1,249 @@
+"""What a user and kstatus read at every stage of a service's life."""
+
+from typing import Any
+
+import pytest
+
+from millrace_operator.api import AutoscalingStatus, InferenceServiceStatus, parse
+from millrace_operator.autoscale import Decision
+from millrace_operator.manifest import Manifest
+from millrace_operator.rollout import Trouble, read_rollout
+from millrace_operator.status import Facts, as_manifest, autoscaling_status, report, report_invalid, report_paused
+from services import manifest, stored
+
+NOON, LATER = "2026-01-01T12:00:00Z", "2026-01-01T13:00:00Z"
+
+
+def deployment(*, wanted: int = 1, total: int = 1, updated: int = 1, ready: int = 0, seen: bool = True, **status: Any) -> Manifest:  # noqa: ANN401
+    return {
+        "metadata": {"generation": 2},
+        "spec": {"replicas": wanted},
+        "status": {
+            "observedGeneration": 2 if seen else 1,
+            "replicas": total,
+            "updatedReplicas": updated,
+            "readyReplicas": ready,
+            **status,
+        },
+    }
+
+
+def pod(*, ready: bool = False, name: str = "chat-1", phase: str = "Pending", **status: Any) -> Manifest:  # noqa: ANN401
+    conditions = [{"type": "Ready", "status": "True" if ready else "False"}, *status.pop("conditions", [])]
+    return {"metadata": {"name": name}, "status": {"phase": phase, "podIP": "10.0.0.1", "conditions": conditions, **status}}
+
+
+def container(*, restarts: int = 0, last: Manifest | None = None, **state: Manifest) -> list[Manifest]:
+    return [
+        {"name": "server", "image": "server:1", "restartCount": restarts, "state": state, "lastState": {"terminated": last} if last else {}}
+    ]
+
+
+def facts(deploy: Manifest | None, *pods: Manifest, problems: tuple[Trouble, ...] = (), **spec: Any) -> Facts:  # noqa: ANN401
+    service = parse(stored(manifest(**spec)))
+    return Facts(service=service, rollout=read_rollout(deploy, pods) if deploy else None, problems=problems)
+
+
+def conditions(facts: Facts) -> dict[str, tuple[str, str]]:
+    return {each.type: (each.status, each.reason) for each in report(facts, now=NOON).conditions}
+
+
+def kstatus(facts: Facts) -> str:
+    """How kstatus reads a custom resource (sigs.k8s.io/cli-utils/pkg/kstatus): generation, Reconciling, Stalled, Ready."""
+    status = report(facts, now=NOON)
+    read = {each.type: each.status for each in status.conditions}
+    if status.observed_generation != facts.service.generation or read["Reconciling"] == "True":
+        return "InProgress"
+    if read["Stalled"] == "True":
+        return "Failed"
+    return "Current" if read["Ready"] == "True" else "InProgress"
+
+
+OLD_SERVES = deployment(total=2, updated=1, ready=1)
+HINT = '{"stage": "load", "cause": "ModelNotFound", "hint": "Correct spec.model.name."}'
+CONFLICT = Trouble(cause="NameConflict", sentence="Service 'chat' is not ours", needs_a_human=True)
+QUOTA = Trouble(cause="QuotaExceeded", sentence="no room", needs_a_human=False)
+UNSCHEDULABLE = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+
+
+@pytest.mark.parametrize(
+    ("seen", "expected", "ready", "cause"),
+    [
+        pytest.param(facts(None), "InProgress", "False", "Starting", id="nothing exists yet"),
+        pytest.param(facts(deployment(seen=False, ready=1)), "InProgress", "False", "RollingOut", id="an edit is not seen yet"),
+        pytest.param(facts(deployment(), pod()), "InProgress", "False", "Starting", id="the first replica starts"),
+        pytest.param(facts(deployment(ready=1), pod(ready=True)), "Current", "True", "Serving", id="it serves"),
+        pytest.param(facts(OLD_SERVES), "InProgress", "False", "RollingOut", id="only an old revision serves"),
+        pytest.param(facts(deployment(total=2, updated=1, ready=2)), "InProgress", "True", "Serving", id="old and new serve"),
+        pytest.param(
+            facts(deployment(wanted=3, total=3, updated=3, ready=1)), "Current", "True", "Serving", id="scaled beyond the minimum"
+        ),
+        pytest.param(
+            facts(deployment(wanted=3, total=3, updated=3, ready=1), autoscaling={"mode": "None"}, replicas=3),
+            "InProgress",
+            "True",
+            "Serving",
+            id="fewer than fixed",
+        ),
+        pytest.param(
+            facts(deployment(wanted=0, total=0, updated=0), autoscaling={"mode": "None"}, replicas=0),
+            "InProgress",
+            "False",
+            "NoReplicas",
+            id="none wanted",
+        ),
+        pytest.param(facts(deployment(ready=1), problems=(CONFLICT,)), "Failed", "False", "NameConflict", id="a foreign object"),
+        pytest.param(facts(None, problems=(QUOTA,)), "InProgress", "False", "QuotaExceeded", id="quota on children"),
+        pytest.param(
+            facts(deployment(conditions=[{"type": "ReplicaFailure", "status": "True", "message": "exceeded quota: pods=1"}])),
+            "InProgress",
+            "False",
+            "QuotaExceeded",
+            id="quota on pods",
+        ),
+        pytest.param(
+            facts(deployment(), pod(conditions=[{**UNSCHEDULABLE, "message": "Insufficient nvidia.com/gpu"}])),
+            "InProgress",
+            "False",
+            "InsufficientGPU",
+            id="no GPU is free",
+        ),
+        pytest.param(
+            facts(deployment(), pod(containerStatuses=container(waiting={"reason": "ErrImagePull", "message": "x"}))),
+            "Failed",
+            "False",
+            "ImagePullBackOff",
+            id="the image cannot be pulled",
+        ),
+        pytest.param(
+            facts(
+                deployment(), pod(initContainerStatuses=container(waiting={"reason": "CreateContainerConfigError", "message": "secret"}))
+            ),
+            "Failed",
+            "False",
+            "CreateContainerConfigError",
+            id="a Secret is missing",
+        ),
+        pytest.param(
+            facts(deployment(), pod(containerStatuses=container(restarts=1, running={}, last={"exitCode": 1, "message": HINT}))),
+            "InProgress",
+            "False",
+            "ModelNotFound",
+            id="the model failed once",
+        ),
+        pytest.param(
+            facts(deployment(), pod(containerStatuses=container(restarts=3, running={}, last={"exitCode": 1, "message": HINT}))),
+            "Failed",
+            "False",
+            "ModelNotFound",
+            id="the model fails again and again",
+        ),
+        pytest.param(
+            facts(
+                deployment(),
+                pod(containerStatuses=container(restarts=3, last={"exitCode": 137, "reason": "OOMKilled"}, waiting={"reason": "x"})),
+            ),
+            "Failed",
+            "False",
+            "OutOfMemory",
+            id="out of memory",
+        ),
+    ],
+)
+def test_every_stage_reads_right(seen: Facts, expected: str, ready: str, cause: str) -> None:
+    assert kstatus(seen) == expected
+    assert conditions(seen)["Ready"] == (ready, cause)
+    answers = conditions(seen)
+    assert not (answers["Reconciling"][0] == "True" and answers["Stalled"][0] == "True"), "a contradiction"
+
+
+def test_the_cause_from_inside_the_container_is_lifted_with_its_next_step() -> None:
+    status = report(
+        facts(deployment(), pod(containerStatuses=container(terminated={"exitCode": 1, "message": HINT}))),
+        now=NOON,
+    )
+    loaded = next(each for each in status.conditions if each.type == "ModelLoaded")
+    assert (loaded.status, loaded.reason) == ("False", "ModelNotFound")
+    assert loaded.message == "container server of pod chat-1: load failed: ModelNotFound. Correct spec.model.name."
+
+
+@pytest.mark.parametrize("message", ["", "Traceback", "[]", '{"cause": 3}', '{"cause": "rm -rf /"}', '{"cause": "' + "A" * 2000 + '"}'])
+def test_a_termination_message_of_another_shape_breaks_nothing(message: str) -> None:
+    seen = facts(deployment(), pod(containerStatuses=container(terminated={"exitCode": 1, "message": message})))
+    assert conditions(seen)["Ready"] == ("False", "ContainerFailed")
+    report(seen, now=NOON)
+
+
+def test_an_old_failure_of_a_replica_that_serves_is_no_news() -> None:
+    healed = pod(ready=True, containerStatuses=container(restarts=9, running={}, last={"exitCode": 1, "message": HINT}))
+    assert kstatus(facts(deployment(ready=1), healed)) == "Current"
+
+
+def test_a_pod_on_its_way_out_is_not_asked_for_its_load() -> None:
+    leaving = pod(ready=True, name="old")
+    leaving["metadata"]["deletionTimestamp"] = NOON
+    rollout = read_rollout(deployment(ready=1), [leaving, pod(ready=True)])
+    assert [each.name for each in rollout.pods] == ["chat-1"]
+    assert rollout.addresses == ("10.0.0.1",)
+
+
+def test_a_transition_time_moves_only_when_the_answer_flips() -> None:
+    first = report(facts(deployment()), now=NOON)
+    again = stored({**manifest(), "status": as_manifest(first)})
+    later = report(Facts(service=parse(again), rollout=read_rollout(deployment(ready=1), [])), now=LATER)
+    moved = {each.type: each.last_transition_time for each in later.conditions}
+    assert moved == {"Ready": LATER, "Reconciling": LATER, "Stalled": NOON, "ModelLoaded": LATER}
+
+
+def test_an_unchanged_service_has_an_unchanged_status() -> None:
+    seen = facts(deployment(ready=1), pod(ready=True))
+    first = as_manifest(report(seen, now=NOON))
+    service = parse(stored({**manifest(), "status": first}))
+    assert as_manifest(report(Facts(service=service, rollout=seen.rollout), now=LATER)) == first
+
+
+def test_a_paused_service_says_so_and_keeps_what_it_said() -> None:
+    serving = as_manifest(report(facts(deployment(ready=1)), now=NOON))
+    service = parse(stored({**manifest(), "status": serving}))
+    paused = report_paused(service, now=LATER)
+    read = {each.type: (each.status, each.reason) for each in paused.conditions}
+    assert read["Ready"] == ("True", "Serving")
+    assert read["Reconciling"] == ("False", "Paused")
+    again = parse(stored({**manifest(), "status": as_manifest(paused)}))
+    assert report_paused(again, now="2027-01-01T00:00:00Z") == paused
+
+
+def test_an_object_that_cannot_be_understood_is_stalled_and_names_the_field() -> None:
+    status = report_invalid(stored(manifest()), problem="spec.model.name: too long", now=NOON)
+    stalled = next(each for each in status.conditions if each.type == "Stalled")
+    assert (stalled.status, stalled.reason) == ("True", "InvalidSpec")
+    assert "spec.model.name" in stalled.message
+    assert status.observed_generation == 1
+
+
+HELD = Decision(desired=2, cause="LoadOnTarget", sentence="fine", load=20, target=10, fresh=2)
+
+
+def told(decision: Decision, *, before: AutoscalingStatus | None, may_update_load: bool = False) -> AutoscalingStatus | None:
+    return autoscaling_status(before, decision, may_update_load=may_update_load)
+
+
+def test_a_load_is_told_with_a_decision_or_when_it_changed_much_and_enough_time_passed() -> None:
+    first = told(HELD, before=None)
+    assert first is not None
+    little = Decision(desired=2, cause="LoadOnTarget", sentence="fine", load=22, target=10, fresh=2)
+    much = Decision(desired=2, cause="LoadOnTarget", sentence="fine", load=26, target=10, fresh=2)
+    grown = Decision(desired=3, cause="LoadAboveTarget", sentence="more", load=22, target=10, fresh=2)
+    assert told(little, before=first, may_update_load=True) is first
+    assert told(much, before=first) is first
+    assert told(much, before=first, may_update_load=True) != first
+    assert told(grown, before=first) != first
+
+
+def test_an_uncertain_decision_is_not_told() -> None:
+    assert told(Decision(desired=2, cause="MetricsUnavailable", sentence="", target=10, certain=False), before=None) is None
+
+
+def test_the_whole_status_fits_the_model_it_is_read_with() -> None:
+    written = as_manifest(report(facts(deployment(ready=1)), now=NOON))
+    assert as_manifest(InferenceServiceStatus.model_validate(written)) == written

@@ -1,0 +1,171 @@
+"""Operators for tests: processes beside a real API server without nodes, and what a user does and sees there."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from cluster.control_plane import ControlPlane
+from millrace_operator.manifest import Manifest
+from services import manifest
+
+DEADLINE = 20.0
+"""Generous: two cores may be busy with other tests. What is promised is measured by tests/bench."""
+FAST = {
+    "MILLRACE_SERVER_IMAGE": "millrace/server:test",
+    "MILLRACE_PORT": "0",
+    "MILLRACE_LEASE_SECONDS": "4",
+    "MILLRACE_LEASE_RENEW_SECONDS": "2.5",
+    "MILLRACE_LEASE_RETRY_SECONDS": "0.3",
+    "MILLRACE_WRITE_SECONDS": "1.5",
+    "MILLRACE_RESYNC_SECONDS": "0.5",
+    "MILLRACE_LOAD_INTERVAL_SECONDS": "0.5",
+    "MILLRACE_COALESCE_SECONDS": "0.05",
+    "MILLRACE_LAST_RETRY_SECONDS": "2",
+}
+
+
+def eventually(condition: Callable[[], object], what: str, *, seconds: float = DEADLINE) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"after {seconds:g} s still not true: {what}"
+        time.sleep(0.02)
+
+
+class Process:
+    """`python -m millrace_operator`, with its log."""
+
+    def __init__(self, environment: dict[str, str], log: Path) -> None:
+        self.log = log
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("MILLRACE_", "KUBE"))}
+        with log.open("wb") as output:
+            self.process = subprocess.Popen([sys.executable, "-m", "millrace_operator"], env={**clean, **environment}, stderr=output)
+
+    def said(self, words: str) -> bool:
+        return words in self.log.read_text()
+
+    def wait_until_it_leads(self) -> None:
+        def leads() -> bool:
+            assert self.process.poll() is None, self.log.read_text()
+            return self.said("leading as")
+
+        eventually(leads, f"the operator leads; its log: {self.log}")
+
+    def get(self, path: str) -> httpx.Response:
+        found = re.search(r"probes and metrics on port (\d+)", self.log.read_text())
+        assert found, "the probes are not up yet"
+        assert self.process.poll() is None, self.log.read_text()
+        return httpx.get(f"http://127.0.0.1:{found[1]}{path}", timeout=5)
+
+    def metric(self, name: str) -> float:
+        return float(next(line.split()[-1] for line in self.get("/metrics").text.splitlines() if line.startswith(f"{name} ")))
+
+    def wait_for_passes(self, count: int) -> None:
+        """Until `count` more passes have ended well."""
+        wanted = self.passes() + count
+        eventually(lambda: self.passes() >= wanted, f"{count} more passes")
+
+    def passes(self) -> float:
+        return self.metric('millrace_passes_total{outcome="ok"}')
+
+    def wait_for_lists(self, count: int) -> None:
+        """Until `count` more full lists were taken and everything they asked for is done."""
+        for _ in range(count):
+            before = self.metric("millrace_last_full_list_seconds")
+            eventually(lambda before=before: self.metric("millrace_last_full_list_seconds") > before, "a full list")  # type: ignore[misc]
+        eventually(lambda: self.metric("millrace_queue_depth") == 0, "the queue is empty")
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(timeout=10)
+
+
+class Api:
+    """What a user does and sees in one namespace."""
+
+    def __init__(self, control_plane: ControlPlane, namespace: str) -> None:
+        self.control_plane = control_plane
+        self.namespace = namespace
+        self.client = control_plane.client()
+        self.root = f"/apis/millrace.dev/v1alpha1/namespaces/{namespace}/inferenceservices"
+
+    def path(self, kind: str, name: str) -> str:
+        group = {"deployments": "apis/apps/v1", "services": "api/v1", "configmaps": "api/v1"}[kind]
+        return f"/{group}/namespaces/{self.namespace}/{kind}/{name}"
+
+    def create(self, wanted: Manifest) -> Manifest:
+        answer = self.client.post(self.root, json=wanted)
+        assert answer.status_code == 201, answer.text
+        return dict(answer.json())
+
+    def service(self, name: str = "chat") -> Manifest:
+        return dict(self.client.get(f"{self.root}/{name}").json())
+
+    def edit(self, body: Manifest, name: str = "chat") -> None:
+        self.patch(f"{self.root}/{name}", body)
+
+    def get(self, kind: str, name: str) -> Manifest | None:
+        answer = self.client.get(self.path(kind, name))
+        return dict(answer.json()) if answer.status_code == 200 else None
+
+    def has(self, kind: str, name: str) -> bool:
+        return self.get(kind, name) is not None
+
+    def delete(self, path: str) -> None:
+        assert self.client.delete(path).status_code == 200
+
+    def patch(self, path: str, body: Manifest, *, manager: str = "somebody") -> None:
+        headers = {"Content-Type": "application/merge-patch+json"}
+        answer = self.client.patch(path, content=json.dumps(body), headers=headers, params={"fieldManager": manager})
+        assert answer.status_code == 200, answer.text
+
+    def condition(self, type: str, name: str = "chat") -> tuple[str, str]:  # noqa: A002 - the field's own name
+        for each in self.service(name).get("status", {}).get("conditions", []):
+            if each["type"] == type:
+                return each["status"], each["reason"]
+        return "", ""
+
+    def is_complete(self, name: str = "chat") -> bool:
+        """All children are there and the status tells them."""
+        return all(self.has(*child) for child in (("deployments", name), ("services", name), ("services", f"{name}-metrics"))) and (
+            self.service(name).get("status", {}).get("observedGeneration") == self.service(name)["metadata"]["generation"]
+        )
+
+    def is_replicas(self, count: int) -> bool:
+        deployment = self.get("deployments", "chat")
+        return deployment is not None and deployment["spec"]["replicas"] == count
+
+    def image(self) -> str:
+        deployment = self.get("deployments", "chat")
+        assert deployment is not None
+        return str(deployment["spec"]["template"]["spec"]["containers"][0]["image"])
+
+
+def writes(control_plane: ControlPlane) -> dict[tuple[str, ...], float]:
+    """Requests by which an operator changes something, as the API server counts them: (verb, resource, subresource, status code).
+
+    The Lease apart. Of the others in this cluster, nobody applies, scales or writes InferenceServices while a test waits.
+    """
+    counts: dict[tuple[str, ...], float] = {}
+    with control_plane.client() as client:
+        for line in client.get("/metrics").text.splitlines():
+            if not line.startswith("apiserver_request_total{"):
+                continue
+            labels = dict(re.findall(r'(\w+)="([^"]*)"', line))
+            ours = labels["verb"] == "APPLY" or labels["subresource"] == "scale" or labels["resource"] == "inferenceservices"
+            if ours and labels["verb"] in ("APPLY", "POST", "PUT", "PATCH"):
+                key = (labels["verb"], labels["resource"], labels["subresource"], labels["code"])
+                counts[key] = counts.get(key, 0) + float(line.rpartition(" ")[2])
+    return counts
+
+
+def cpu_service(name: str = "chat", **spec: Any) -> Manifest:  # noqa: ANN401 - fields of a spec
+    return manifest(name, device="cpu", **spec)
