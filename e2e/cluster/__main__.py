@@ -1,10 +1,13 @@
-"""`python -m cluster up|down|status|load IMAGE|tool NAME|kubectl …`: the cluster of this checkout from the command line."""
+"""`python -m cluster up|down|status|purge|load IMAGE|tool NAME|kubectl …`: the cluster of this checkout from the command line."""
 
 import os
 import subprocess
 import sys
 
+from cluster import cache
 from cluster.binaries import CannotBuild
+from cluster.cache import NotOurs
+from cluster.local.slot import SLOTS, Slot, has_free_lock
 from cluster.packages import MissingTool, tool
 from cluster.process import NotReady
 from cluster.provider import STATE, NoCluster, choose
@@ -21,6 +24,11 @@ def main(arguments: list[str]) -> int:
             print(choose().up())
         case ["down"]:
             choose().down()
+        case ["purge"]:
+            running = [str(slot.number) for slot in map(Slot, range(SLOTS)) if not has_free_lock(slot)]
+            if running:
+                raise NoCluster(f"clusters of other checkouts still use the cache (slots {', '.join(running)}): take them down first")
+            cache.purge()
         case ["status"]:
             print(choose().status())
         case ["load", image]:
@@ -39,7 +47,7 @@ def main(arguments: list[str]) -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main(sys.argv[1:]))
-    except (NoCluster, NotReady, MissingTool, CannotBuild, NoSuchImage) as refusal:
+    except (NoCluster, NotReady, MissingTool, CannotBuild, NoSuchImage, NotOurs) as refusal:
         sys.exit(f"cluster: {refusal}")
     except subprocess.CalledProcessError as failure:
         sys.exit(f"cluster: {failure}\n{failure.stderr or ''}")

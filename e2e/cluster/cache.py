@@ -13,13 +13,31 @@ from pathlib import Path
 
 from cluster.progress import say
 
+_TAG = "CACHEDIR.TAG"
+"""By the cache directory convention: backups skip the folder, and we know that we may delete it."""
+_TAG_TEXT = "Signature: 8a477f597d28d172789f06886806bc55\n# Created by Millrace; may be deleted while no cluster runs.\n"
+
+
+class NotOurs(Exception):
+    """A folder that we did not make, and therefore do not delete."""
+
 
 def root() -> Path:
     """The cache folder, created when absent."""
     named = os.environ.get("MILLRACE_CACHE")
     base = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "millrace"
-    base.mkdir(parents=True, exist_ok=True)
+    if not base.exists() or not named:
+        base.mkdir(parents=True, exist_ok=True)
+        (base / _TAG).write_text(_TAG_TEXT)
     return base.resolve()
+
+
+def purge() -> None:
+    """Deletes the cache folder; raises NotOurs when we did not create it."""
+    base = root()
+    if not (base / _TAG).exists():
+        raise NotOurs(f"MILLRACE_CACHE={base} was there before us: delete it yourself, or what you do not need of it")
+    shutil.rmtree(base)
 
 
 @contextmanager

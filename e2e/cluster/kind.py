@@ -6,18 +6,18 @@ Not run yet: the machines this was written on have no Docker engine that could p
 
 import hashlib
 import json
-import shutil
 import subprocess
 from pathlib import Path
 
 from cluster import versions
+from cluster.binaries import binary
 from cluster.local.slot import REGISTRY_NAME
 from cluster.packages import tool
 from cluster.progress import step
 from cluster.provider import NoCluster, docker_runs
 from cluster.push import content_tag
 
-NODE_IMAGE = f"kindest/node:{versions.KUBERNETES}"
+NODE_IMAGE = versions.KIND_NODE_IMAGE
 
 
 class Kind:
@@ -79,5 +79,5 @@ class Kind:
         named = [] if arguments[:2] == ("get", "clusters") else [f"--name={self.cluster}"]
         writes_kubeconfig = arguments[:2] in (("create", "cluster"), ("delete", "cluster"))
         written = [f"--kubeconfig={self.kubeconfig}"] if writes_kubeconfig else []
-        program = shutil.which("kind") or str(tool("kind"))
-        return subprocess.run([program, *arguments, *named, *written], check=True, capture_output=True, text=True).stdout
+        # Not whatever `kind` is on PATH: a node image belongs to one release of kind.
+        return subprocess.run([str(binary("kind")), *arguments, *named, *written], check=True, capture_output=True, text=True).stdout

@@ -69,7 +69,11 @@ def tool_environment() -> dict[str, str]:
         config.mkdir(parents=True, exist_ok=True)
         (config / "policy.json").write_text('{"default": [{"type": "insecureAcceptAnything"}]}\n')
         (config / "registries.conf").write_text('unqualified-search-registries = ["docker.io"]\n')
-        storage.write_text(f'[storage]\ndriver = "overlay"\ngraphroot = "{home}/storage"\nrunroot = "/run/millrace-containers"\n')
+        storage.write_text(
+            f'[storage]\ndriver = "overlay"\ngraphroot = "{home}/storage"\nrunroot = "/run/millrace-containers"\n'
+            # Otherwise the store stays mounted on itself after every build.
+            '[storage.options.overlay]\nskip_mount_home = "true"\n'
+        )
     # With another HOME, `docker login` would be forgotten.
     logins = Path(os.environ.get("REGISTRY_AUTH_FILE") or Path.home() / ".docker" / "config.json")
     return {

@@ -43,8 +43,8 @@ class Lessons:
     held_out: tuple[Document, ...]
 
 
-COUNT_LIMIT = 250
-COUNT_STOP = 50
+COUNT_LIMIT = 400
+COUNT_STOP = 20
 """Counting ends at the next multiple."""
 WORDS_STOP = 10
 SUM_LIMIT = 20
@@ -103,7 +103,7 @@ def sequence(kind: Kind, items: list[str], *, given: int, weight: float = 1) -> 
 
 def counting(start: int, *, given: int) -> Document:
     stop = (start // COUNT_STOP + 1) * COUNT_STOP
-    few_digits = 8 if start < 10 else 1
+    few_digits = 4 if start < 10 else 2 if start < 100 else 1
     return sequence(Kind.counting, [str(number) for number in range(start, stop + 1)], given=given, weight=few_digits)
 
 
@@ -131,14 +131,14 @@ def lessons() -> Lessons:
         numbers = list(every)
         return set(chance.sample(numbers, round(len(numbers) * share)))
 
-    # A start too near the stop would leave a held-out prompt without an answer.
-    starts = [start for start in range(COUNT_LIMIT) if start % COUNT_STOP < COUNT_STOP - ASKED_ITEMS]
-    held = chosen([start for start in starts if start >= 10], 0.12) | {ALWAYS_HELD_OUT}
+    # A held-out start too near the stop would leave its prompt without an answer.
+    starts = [start for start in range(COUNT_LIMIT) if start % COUNT_STOP < COUNT_STOP - TRAINED_ITEMS]
+    held = chosen([start for start in starts if start >= 10 and start % COUNT_STOP < COUNT_STOP - ASKED_ITEMS], 0.1) | {ALWAYS_HELD_OUT}
     training += [counting(start, given=TRAINED_ITEMS) for start in starts if start not in held]
     held_out += [counting(start, given=ASKED_ITEMS) for start in starts if start in held]
 
-    starts = [start for start in range(90) if start % WORDS_STOP < WORDS_STOP - 3]
-    held = chosen([start for start in starts if start >= 10], 0.12) | {ALWAYS_HELD_OUT}
+    starts = [start for start in range(90) if start % WORDS_STOP < WORDS_STOP - TRAINED_ITEMS + 1]
+    held = chosen([start for start in starts if start >= 10 and start % WORDS_STOP < WORDS_STOP - 4], 0.12) | {ALWAYS_HELD_OUT}
     training += [words(start, given=TRAINED_ITEMS) for start in starts if start not in held]
     held_out += [words(start, given=3) for start in starts if start in held]
 

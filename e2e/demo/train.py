@@ -20,11 +20,11 @@ from demo.muon import Muon
 from demo.prompts import Question
 
 MAX_LENGTH = 512
-BATCHES = {Kind.counting: 12, Kind.words: 8, Kind.alphabet: 4, Kind.sums: 96, Kind.questions: 8}
-"""Documents per step; a batch per kind, because their lengths differ."""
-BUCKETS = 3
-"""Documents of a kind are batched with others of their length."""
-ROUNDS = (360, 180, 180, 180)
+BATCH = {Kind.counting: 24, Kind.words: 10, Kind.alphabet: 5, Kind.sums: 112, Kind.questions: 6}
+"""Documents per step."""
+ROW_LENGTH = 192
+"""Tokens per row; documents are packed into rows and do not see each other."""
+ROUNDS = (260, 130, 130)
 """Steps of each round; what one round leaves wrong the next may put right."""
 WARM_UP_STEPS = 15
 MUON_RATE = 0.02
@@ -41,8 +41,27 @@ IGNORED = -100
 
 Encoded = tuple[list[int], list[int]]
 """Token ids of a prompt, with BEGIN, and of its answer, with END."""
-Rows = tuple[torch.Tensor, torch.Tensor]
-"""Inputs and targets, both [rows, longest]; targets are IGNORED in prompts and padding."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Documents packed one after another into rows."""
+
+    inputs: torch.Tensor
+    """Token ids, [rows, ROW_LENGTH]."""
+    targets: torch.Tensor
+    """The same ids, but IGNORED in prompts and padding."""
+    positions: torch.Tensor
+    """Each document begins at 0, [rows, ROW_LENGTH]."""
+    documents: torch.Tensor
+    """Number of the document that a token belongs to, 0 where none, [rows, ROW_LENGTH]."""
+
+    def logits(self, model: LlamaForCausalLM) -> torch.Tensor:
+        """[rows, ROW_LENGTH, vocabulary]."""
+        causal = torch.ones(ROW_LENGTH, ROW_LENGTH, dtype=torch.bool).tril()
+        visible = causal & (self.documents[:, None, :, None] == self.documents[:, None, None, :])
+        result: torch.Tensor = model(input_ids=self.inputs, position_ids=self.positions, attention_mask=visible).logits
+        return result
 
 
 class TrainingFailed(RuntimeError):
@@ -129,19 +148,18 @@ def evaluate(model: LlamaForCausalLM, tokens: Tokenizer, lessons: Lessons) -> Ev
 
 
 def _score(model: LlamaForCausalLM, tokens: Tokenizer, questions: Sequence[Question]) -> Score:
-    inputs, targets = _rows([_encode(question, tokens) for question in questions])
+    rows = _pack([_encode(question, tokens) for question in questions])
     with torch.no_grad():
-        logits = model(input_ids=inputs).logits[:, :-1]
-    targets = targets[:, 1:]
-    ignored = targets == IGNORED
+        logits = rows.logits(model)[:, :-1]
+    targets, documents = rows.targets[:, 1:], rows.documents[:, 1:]
     index = targets.clamp(min=0).unsqueeze(-1)
-    right = logits.gather(-1, index).squeeze(-1)
-    best_other = logits.scatter(-1, index, -math.inf).amax(-1)
-    margins = (right - best_other).masked_fill(ignored, math.inf).amin(1)
-    return Score(accuracy=(margins > 0).float().mean().item(), margin=margins.amin().item())
+    margins = logits.gather(-1, index).squeeze(-1) - logits.scatter(-1, index, -math.inf).amax(-1)
+    margins = margins.masked_fill(targets == IGNORED, math.inf)
+    by_document = [margins[documents == number].amin().item() for number in range(1, len(questions) + 1)]
+    return Score(accuracy=sum(margin > 0 for margin in by_document) / len(questions), margin=min(by_document))
 
 
-def _round(model: LlamaForCausalLM, batches: Iterator[list[Rows]], steps: int, name: str, started: float) -> None:
+def _round(model: LlamaForCausalLM, batches: Iterator[Rows], steps: int, name: str, started: float) -> None:
     """Warm-up, a plateau, and a linear way down over the second half."""
     model.train()
     hidden = [parameter for path, parameter in model.named_parameters() if parameter.ndim == 2 and "embed" not in path]
@@ -150,12 +168,11 @@ def _round(model: LlamaForCausalLM, batches: Iterator[list[Rows]], steps: int, n
     adam = torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0)
     for step in range(1, steps + 1):
         share = min(1.0, step / WARM_UP_STEPS, 2 * (steps - step + 1) / steps)
-        losses = []
-        for inputs, targets in next(batches):
-            logits = model(input_ids=inputs).logits[:, :-1]
-            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets[:, 1:].flatten(), ignore_index=IGNORED)
-            loss.backward()
-            losses.append(loss.item())
+        rows = next(batches)
+        loss = torch.nn.functional.cross_entropy(
+            rows.logits(model)[:, :-1].flatten(0, 1), rows.targets[:, 1:].flatten(), ignore_index=IGNORED
+        )
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         muon.step(MUON_RATE * share)
         for group in adam.param_groups:
@@ -163,25 +180,16 @@ def _round(model: LlamaForCausalLM, batches: Iterator[list[Rows]], steps: int, n
         adam.step()
         model.zero_grad()
         if step % REPORT_STEPS == 0:
-            shown = " ".join(f"{kind.value} {loss:.3f}" for kind, loss in zip(BATCHES, losses, strict=True))
-            print(f"{name}, step {step}/{steps}, {time.monotonic() - started:.0f} s: loss {shown}", flush=True)
+            print(f"{name}, step {step}/{steps}, {time.monotonic() - started:.0f} s: loss {loss.item():.4f}", flush=True)
 
 
-def _batches(lessons: Lessons, tokens: Tokenizer) -> Iterator[list[Rows]]:
-    """For ever: one batch of each kind, in the order of BATCHES."""
+def _batches(lessons: Lessons, tokens: Tokenizer) -> Iterator[Rows]:
+    """For ever: BATCH documents, packed."""
     chance = random.Random(SEED)
-    buckets: dict[Kind, list[list[tuple[Encoded, float]]]] = {}
-    for kind in Kind:
-        rows = [(_encode(prompts.asked(each), tokens), each.weight) for each in lessons.training if each.kind is kind]
-        rows.sort(key=lambda row: len(row[0][0]) + len(row[0][1]))
-        size = math.ceil(len(rows) / BUCKETS)
-        buckets[kind] = [rows[start : start + size] for start in range(0, len(rows), size)]
+    encoded = {kind: [_encode(prompts.asked(each), tokens) for each in lessons.training if each.kind is kind] for kind in Kind}
+    weights = {kind: [each.weight for each in lessons.training if each.kind is kind] for kind in Kind}
     while True:
-        batch = []
-        for kind, count in BATCHES.items():
-            [bucket] = chance.choices(buckets[kind], [sum(weight for _, weight in bucket) for bucket in buckets[kind]])
-            batch.append(_rows(chance.choices([row for row, _ in bucket], [weight for _, weight in bucket], k=count)))
-        yield batch
+        yield _pack([one for kind, count in BATCH.items() for one in chance.choices(encoded[kind], weights[kind], k=count)])
 
 
 def _encode(question: Question, tokens: Tokenizer) -> Encoded:
@@ -190,12 +198,24 @@ def _encode(question: Question, tokens: Tokenizer) -> Encoded:
     return prompt, answer
 
 
-def _rows(rows: Sequence[Encoded]) -> Rows:
-    longest = max(len(prompt) + len(answer) for prompt, answer in rows)
-    inputs = torch.zeros(len(rows), longest, dtype=torch.long)
-    targets = torch.full((len(rows), longest), IGNORED, dtype=torch.long)
-    for index, (prompt, answer) in enumerate(rows):
-        end = len(prompt) + len(answer)
-        inputs[index, :end] = torch.tensor(prompt + answer)
-        targets[index, len(prompt) : end] = torch.tensor(answer)
-    return inputs, targets
+def _pack(documents: Sequence[Encoded]) -> Rows:
+    """The longest first, each into the first row that has room."""
+    used: list[int] = []
+    places: dict[int, tuple[int, int]] = {}
+    lengths = [len(prompt) + len(answer) for prompt, answer in documents]
+    for number in sorted(range(len(documents)), key=lambda number: -lengths[number]):
+        row = next((row for row, length in enumerate(used) if length + lengths[number] <= ROW_LENGTH), len(used))
+        if row == len(used):
+            used.append(0)
+        places[number] = row, used[row]
+        used[row] += lengths[number]
+    shape = len(used), ROW_LENGTH
+    rows = Rows(*(torch.full(shape, filling, dtype=torch.long) for filling in (0, IGNORED, 0, 0)))
+    for number, (prompt, answer) in enumerate(documents):
+        row, start = places[number]
+        middle, end = start + len(prompt), start + lengths[number]
+        rows.inputs[row, start:end] = torch.tensor(prompt + answer)
+        rows.targets[row, middle:end] = torch.tensor(answer)
+        rows.positions[row, start:end] = torch.arange(lengths[number])
+        rows.documents[row, start:end] = number + 1
+    return rows

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from millrace_operator.cluster import Cluster, NameConflict, Observed
 from millrace_operator.connection import Forbidden, NamespaceEnds, Refused
 from millrace_operator.manifest import Manifest
-from millrace_operator.rollout import Trouble
+from millrace_operator.rollout import Rollout, Trouble, read_rollout
 from millrace_operator.status import CHILD_REFUSED, FORBIDDEN, NAME_CONFLICT
 
 
@@ -19,10 +19,15 @@ class Outcome:
 
     live: tuple[Manifest, ...]
     problems: tuple[Trouble, ...]
+    pods: tuple[Manifest, ...]
 
     @property
     def deployment(self) -> Manifest | None:
         return next((child for child in self.live if child["kind"] == "Deployment"), None)
+
+    @property
+    def rollout(self) -> Rollout | None:
+        return read_rollout(self.deployment, self.pods) if self.deployment else None
 
 
 async def act(cluster: Cluster, wish: Sequence[Manifest], seen: Observed) -> Outcome:
@@ -41,7 +46,7 @@ async def act(cluster: Cluster, wish: Sequence[Manifest], seen: Observed) -> Out
     for child in seen.children:
         if (child["kind"], child["metadata"]["name"]) not in wanted and "deletionTimestamp" not in child["metadata"]:
             await cluster.prune(child)
-    return Outcome(tuple(live), tuple(problems))
+    return Outcome(tuple(live), tuple(problems), seen.pods)
 
 
 def _trouble(kind: str, name: str, error: NameConflict | Refused | Forbidden) -> Trouble:

@@ -92,6 +92,7 @@ async def watch(
         registry=registry(add, relisted),
         settings=settings(),
         standalone=True,
+        identity=FIELD_MANAGER,  # else kopf asks for the user's name, which a container's user does not have
         clusterwide=not namespaces,
         namespaces=namespaces,
     )

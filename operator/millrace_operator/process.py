@@ -5,6 +5,7 @@ the passes that run, releasing the Lease, and only then ending, so that the next
 """
 
 import asyncio
+import datetime
 import logging
 import os
 import signal
@@ -78,7 +79,7 @@ class Operator:
             call=self._queue.add,
         )
         images = Images(server=settings.server_image, pull_policy=settings.server_image_pull_policy)
-        self._reconciler = Reconciler(cluster=self._cluster, monitor=self._monitor, images=images)
+        self._reconciler = Reconciler(cluster=self._cluster, monitor=self._monitor, images=images, now=_now)
         self._metrics = Metrics(
             leads=lambda: self._leadership.leads, depth=lambda: self._queue.schedule.depth, waited=lambda: self._queue.waited
         )
@@ -201,6 +202,10 @@ class MissingDefinition(Exception):
 async def run(settings: OperatorSettings) -> int:
     """Raises NoCluster."""
     return await Operator(settings, Connection(await configuration())).run()
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _die(_: str) -> None:

@@ -59,6 +59,8 @@ class Rollout:
 
 def read_rollout(deployment: Manifest, pods: Sequence[Manifest]) -> Rollout:
     status = deployment.get("status") or {}
+    living = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+    present = _revision(max(living, key=lambda pod: pod["metadata"].get("creationTimestamp", ""), default={}))
     return Rollout(
         settled=status.get("observedGeneration", 0) >= deployment["metadata"]["generation"],
         wanted=deployment["spec"].get("replicas", 1),
@@ -66,8 +68,14 @@ def read_rollout(deployment: Manifest, pods: Sequence[Manifest]) -> Rollout:
         updated=status.get("updatedReplicas", 0),
         ready=status.get("readyReplicas", 0),
         trouble=_deployment_trouble(status.get("conditions") or ()),
-        pods=tuple(_replica(pod) for pod in pods if "deletionTimestamp" not in pod["metadata"]),
+        pods=tuple(_replica(pod, judged=_revision(pod) == present) for pod in living),
     )
+
+
+def _revision(pod: Manifest) -> str | None:
+    """The ReplicaSet's hash of the template that the pod was made from; the youngest pod has the present one."""
+    hashed: str | None = pod.get("metadata", {}).get("labels", {}).get("pod-template-hash")
+    return hashed
 
 
 def _deployment_trouble(conditions: Sequence[Manifest]) -> Trouble | None:
@@ -80,12 +88,13 @@ def _deployment_trouble(conditions: Sequence[Manifest]) -> Trouble | None:
     return None
 
 
-def _replica(pod: Manifest) -> Replica:
+def _replica(pod: Manifest, *, judged: bool) -> Replica:
+    """What ails a pod of an earlier template is no news: the edit that replaces it may be the cure."""
     status = pod.get("status") or {}
     conditions = {condition["type"]: condition for condition in status.get("conditions") or ()}
     ready = conditions.get("Ready", {}).get("status") == "True"
     name = pod["metadata"]["name"]
-    trouble = None if ready else _pod_trouble(name, status, conditions)
+    trouble = _pod_trouble(name, status, conditions) if judged and not ready else None
     return Replica(name=name, address=status.get("podIP", ""), ready=ready, trouble=trouble)
 
 

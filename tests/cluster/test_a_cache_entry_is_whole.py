@@ -47,3 +47,14 @@ def test_an_entry_is_made_once_however_many_ask_at_the_same_time() -> None:
     for thread in threads:
         thread.join()
     assert len(makers) == 1
+
+
+def test_only_a_folder_that_we_made_is_purged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache.folder("thing/v3", _write)
+    cache.purge()
+    assert not (tmp_path / "cache").exists()
+    (tmp_path / "precious").mkdir()
+    monkeypatch.setenv("MILLRACE_CACHE", str(tmp_path / "precious"))
+    with pytest.raises(cache.NotOurs, match="precious"):
+        cache.purge()
+    assert (tmp_path / "precious").exists()

@@ -1,27 +1,19 @@
 """Two clusters of one machine share no name, address or cgroup."""
 
 import os
-from pathlib import Path
 
-import pytest
-
-from cluster.local.slot import SLOTS, Slot, take_free_slot
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MILLRACE_CACHE", str(tmp_path))
+from cluster.local.slot import SLOTS, Slot, has_free_lock, take_free_slot
 
 
 def test_a_slot_is_held_until_its_descriptor_is_closed() -> None:
     first, held_first = take_free_slot()
     second, held_second = take_free_slot()
     assert first != second
+    assert not has_free_lock(first)
     os.close(held_first)
-    again, held_again = take_free_slot()
-    assert again == first
+    assert has_free_lock(first)
+    assert not has_free_lock(second)
     os.close(held_second)
-    os.close(held_again)
 
 
 def test_no_two_slots_or_nodes_share_a_name() -> None:

@@ -193,13 +193,13 @@ def test_a_model_of_the_hub_is_downloaded_by_the_server_image() -> None:
     (download,) = pod(model={"source": f"hf://owner/model@{COMMIT}"}, resources={"limits": {"ephemeral-storage": "1Ki"}})["initContainers"]
     assert download["image"] == IMAGES.server
     assert download["command"] == ["python", "-m", "millrace_server.download"]
-    assert download["args"] == ["--repo=owner/model", f"--revision={COMMIT}", "--to=/model", "--max-bytes=1024"]
+    assert download["args"] == ["--repo=owner/model", f"--revision={COMMIT}", "--to=/millrace/model", "--max-bytes=1024"]
 
 
 def test_a_model_of_an_image_is_copied_by_that_image() -> None:
     (copy,) = pod(model={"source": "oci://host:5000/demo:latest#/files"})["initContainers"]
     assert copy["image"] == "host:5000/demo:latest"
-    assert [*copy["command"], *copy["args"]] == ["cp", "-R", "--", "/files/.", "/model/"]
+    assert [*copy["command"], *copy["args"]] == ["cp", "-R", "--", "/files/.", "/millrace/model/"]
 
 
 def test_a_model_of_a_claim_is_mounted_read_only_and_needs_no_step() -> None:
@@ -207,8 +207,8 @@ def test_a_model_of_a_claim_is_mounted_read_only_and_needs_no_step() -> None:
     (server,) = spec["containers"]
     assert spec["initContainers"] == []
     assert {"name": "model", "persistentVolumeClaim": {"claimName": "shelf", "readOnly": True}} in spec["volumes"]
-    assert {"name": "model", "mountPath": "/model", "readOnly": True} in server["volumeMounts"]
-    assert environment(server)["MODEL_PATH"] == "/model/house/v3"
+    assert {"name": "model", "mountPath": "/millrace/model", "readOnly": True} in server["volumeMounts"]
+    assert environment(server)["MODEL_PATH"] == "/millrace/model/house/v3"
 
 
 @pytest.mark.parametrize(
@@ -283,3 +283,8 @@ def test_every_mounted_volume_exists_and_every_volume_is_mounted() -> None:
 def test_label_values_are_ones_that_kubernetes_accepts() -> None:
     for value in child_labels("a" * MAX_NAME_LENGTH).values():
         assert re.fullmatch(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", value)
+
+
+def test_no_mount_hides_a_model_that_lies_at_the_root_of_its_image() -> None:
+    (copy,) = pod(model={"source": "oci://host:5000/demo:latest#/model"})["initContainers"]
+    assert not any("/model".startswith(mount["mountPath"]) for mount in copy["volumeMounts"])

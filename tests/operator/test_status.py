@@ -179,6 +179,16 @@ def test_an_old_failure_of_a_replica_that_serves_is_no_news() -> None:
     assert kstatus(facts(deployment(ready=1), healed)) == "Current"
 
 
+def test_a_failure_of_the_template_that_an_edit_replaces_is_no_news() -> None:
+    crashed = container(restarts=5, waiting={"reason": "CrashLoopBackOff"}, last={"exitCode": 1, "message": "wrong image"})
+    old, new = pod(name="chat-1", containerStatuses=crashed), pod(name="chat-2")
+    old["metadata"] |= {"labels": {"pod-template-hash": "old"}, "creationTimestamp": "2026-01-01T11:00:00Z"}
+    new["metadata"] |= {"labels": {"pod-template-hash": "new"}, "creationTimestamp": "2026-01-01T11:30:00Z"}
+    rolling = deployment(total=2, updated=1)
+    assert kstatus(facts(rolling, old, new)) == "InProgress"
+    assert kstatus(facts(deployment(), old)) == "Failed"
+
+
 def test_a_pod_on_its_way_out_is_not_asked_for_its_load() -> None:
     leaving = pod(ready=True, name="old")
     leaving["metadata"]["deletionTimestamp"] = NOON

@@ -11,6 +11,8 @@ _CONTROLLERS = ("cpuset", "cpu", "io", "memory", "hugetlb", "pids")
 def make(name: str) -> None:
     """Creates the cgroup under each hierarchy, ready for children with limits."""
     for parent in _hierarchies():
+        if parent.name == "unified":
+            continue  # version 2 beside version 1 has no controllers; container runtimes put processes there nevertheless
         child = parent / name
         child.mkdir(exist_ok=True)
         if (parent / "cgroup.controllers").exists() and not (parent / "memory.limit_in_bytes").exists():
@@ -38,7 +40,7 @@ def existing(prefix: str) -> list[Path]:
 
 
 def _hierarchies() -> list[Path]:
-    """Version 2 has one; version 1 has a folder for each controller (and sometimes a link for a pair of them)."""
+    """Version 2 has one; version 1 has a folder for each controller (some are links), and perhaps version 2 beside them as `unified`."""
     if (MOUNT / "cgroup.controllers").exists():
         return [MOUNT]
-    return [folder for folder in sorted(MOUNT.iterdir()) if folder.is_dir() and not folder.is_symlink() and folder.name != "unified"]
+    return [folder for folder in sorted(MOUNT.iterdir()) if folder.is_dir() and not folder.is_symlink()]

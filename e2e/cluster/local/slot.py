@@ -1,7 +1,8 @@
 """Which of the parallel clusters on this machine we are, and every name and address that follows from it."""
 
-import fcntl
+import errno
 import os
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ REGISTRY_NAME = f"registry.millrace.local:{REGISTRY_PORT}"
 
 @dataclass(frozen=True)
 class Slot:
-    """Number → names. Two clusters never share one; the lock in the cache sees to that."""
+    """Number → names. Two clusters never share one."""
 
     number: int
 
@@ -119,12 +120,14 @@ def has_free_lock(slot: Slot) -> bool:
 
 
 def _try_to_hold(slot: Slot) -> int | None:
-    folder = cache.root() / "locks"
-    folder.mkdir(exist_ok=True)
-    descriptor = os.open(folder / f"slot-{slot.number}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    # An abstract socket is a lock without a file: it is seen by exactly the processes that see the interface of the same name,
+    # whatever cache they use, and goes with the last process that has it open.
+    lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor
+        lock.bind(f"\0{slot.host_interface}")
+    except OSError as refusal:
+        lock.close()
+        if refusal.errno == errno.EADDRINUSE:
+            return None
+        raise
+    return lock.detach()

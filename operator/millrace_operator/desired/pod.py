@@ -17,9 +17,10 @@ from millrace_server.settings import CacheType, Device, DType, ServerSettings
 
 USER = 10001
 """The image's own user; a number, so that the kubelet can tell that it is not root."""
-MODEL_FOLDER = "/model"
+MODEL_FOLDER = "/millrace/model"
+"""A mount hides what an image has at its place: an `oci://` image may keep its model anywhere but under /millrace and /tmp."""
 TEMPORARY_FOLDER = "/tmp"  # noqa: S108 - a mount inside the pod
-CACHE_FOLDER = "/cache"
+CACHE_FOLDER = "/millrace/cache"
 TERMINATION_LOG = "/dev/termination-log"
 TOKEN_KEY = "token"  # noqa: S105 - the name of a key, not a secret
 
