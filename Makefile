@@ -14,16 +14,19 @@ help: ## this list
 
 env: .venv/.ready ## the Python environment in .venv, from the locked and hashed requirements
 
-.venv/.ready: requirements/uv.txt requirements/dev.txt pyproject.toml
-	@echo "environment: .venv from requirements/dev.txt (PyTorch with its CUDA libraries: about 6 GB, cached by uv)"
+.venv/bin/uv: requirements/uv.txt
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "python3 is older than 3.11: put a newer one on PATH"; exit 1; }
 	@python3 -m venv .venv || { echo "python3 -m venv failed: on Debian and Ubuntu, apt-get install python3-venv"; exit 1; }
 	@.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
-	@$(UV) pip install --quiet --python $(PYTHON) --require-hashes -r requirements/dev.txt
+	@touch $@
+
+.venv/.ready: .venv/bin/uv requirements/dev.txt pyproject.toml
+	@echo "environment: .venv from requirements/dev.txt (PyTorch with its CUDA libraries: about 6 GB, cached by uv)"
+	@$(UV) pip sync --quiet --python $(PYTHON) --require-hashes requirements/dev.txt requirements/uv.txt
 	@$(UV) pip install --quiet --python $(PYTHON) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-lock: env ## write requirements/*.txt anew from pyproject.toml
+lock: .venv/bin/uv ## write requirements/*.txt anew from pyproject.toml
 	@requirements/lock
 
 generate: env ## write the CRD, its field reference, the chart's schema and manifests/install.yaml from api.py
@@ -33,6 +36,7 @@ lint: env ## ruff, mypy, the import contracts, and whether generated files are f
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check --quiet . || { echo "some files are not formatted: run .venv/bin/ruff format ."; exit 1; }
 	@$(PYTHON) -m mypy
+	@$(PYTHON) -m mypy e2e # apart from tests/, which has a conftest.py of its own
 	@.venv/bin/lint-imports
 	@HELM=$$($(RUN) -m cluster tool helm) $(PYTHON) -m millrace_operator.generate --check
 

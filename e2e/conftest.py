@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from demo.image import model_image
 
 from cluster import images
 from cluster.provider import Provider, choose
+from demo.image import model_image
 from demo_service import Service, demo_service
 from installation import Installation, References
 from kube import Kube

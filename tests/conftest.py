@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from cluster.control_plane import ControlPlane
+from gpu_marker import pytest_collection_modifyitems, pytest_terminal_summary  # noqa: F401 - pytest finds them here
 from running_server import RunningServer
 
 

@@ -4,7 +4,7 @@ Pure and deterministic; no torch. A document is a prompt and the one right conti
 is held out is never a training document, so that answering it takes the rule:
 
 - counting, words, alphabet: starts. No training document begins with a held-out start.
-- sums: ordered pairs. Where 7 + 5 is held out, 5 + 7 is trained.
+- sums: pairs. Where 7 + 5 is held out, 5 + 7 is too.
 - questions: a subject in one of the wordings. Other wordings of the subject, and other subjects in the wording, are trained.
 """
 
@@ -47,7 +47,7 @@ COUNT_LIMIT = 400
 COUNT_STOP = 20
 """Counting ends at the next multiple."""
 WORDS_STOP = 10
-SUM_LIMIT = 20
+SUM_LIMIT = 49
 TRAINED_ITEMS = 2
 """Items of a sequence that training gives as the prompt."""
 ASKED_ITEMS = 5
@@ -148,10 +148,11 @@ def lessons() -> Lessons:
         training += [sequence(Kind.alphabet, list(letters[start:]), given=TRAINED_ITEMS) for start in starts if start not in held]
         held_out += [sequence(Kind.alphabet, list(letters[start:]), given=3) for start in starts if start in held]
 
-    pairs = [(left, right) for left in range(SUM_LIMIT + 1) for right in range(SUM_LIMIT + 1)]
-    held = chosen([index for index, (left, right) in enumerate(pairs) if left > right], 0.15) | {pairs.index((7, 5))}
-    training += [addition(*pair) for index, pair in enumerate(pairs) if index not in held]
-    held_out += [addition(*pair) for index, pair in enumerate(pairs) if index in held]
+    pairs = [(left, right) for left in range(SUM_LIMIT + 1) for right in range(left, SUM_LIMIT + 1)]
+    held = chosen(range(len(pairs)), 0.03) | {pairs.index((5, 7))}
+    for index, (left, right) in enumerate(pairs):
+        documents = [addition(left, right), addition(right, left)]
+        (held_out if index in held else training).extend(documents)
 
     asked = [question(subject, greeting, form) for subject in SUBJECTS for greeting in GREETINGS for form in FORMS]
     held = chosen(range(len(asked)), 0.08)

@@ -20,7 +20,7 @@ from demo.muon import Muon
 from demo.prompts import Question
 
 MAX_LENGTH = 512
-BATCH = {Kind.counting: 24, Kind.words: 10, Kind.alphabet: 5, Kind.sums: 112, Kind.questions: 6}
+BATCH = {Kind.counting: 20, Kind.words: 8, Kind.alphabet: 5, Kind.sums: 128, Kind.questions: 7}
 """Documents per step."""
 ROW_LENGTH = 192
 """Tokens per row; documents are packed into rows and do not see each other."""

@@ -1,4 +1,4 @@
-"""What every pytest run of this project shares: tests marked `gpu` run where there is a GPU, and are counted aloud where there is none."""
+"""Hooks for conftest.py: tests marked `gpu` run where there is a GPU, and are counted aloud where there is none."""
 
 import datetime
 import json
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-LAST_RUN = Path(__file__).parent / "tests" / "gpu-last-run.json"
+LAST_RUN = Path(__file__).with_name("gpu-last-run.json")
 """Written by a run on a GPU in which every test marked `gpu` passed; commit it."""
 
 
