@@ -39,5 +39,5 @@ def test_a_name_that_collides_with_a_child_is_refused(
 
 
 def test_an_unknown_field_is_refused(kube: Kube, installation: Installation, references: References, namespace: str) -> None:
-    with pytest.raises(Refused, match=r"unknown field.*spec\.batchSize"):
+    with pytest.raises(Refused, match=r"InferenceService\.spec.*unknown field .batchSize"):
         kube.apply(demo_service("bad", namespace=namespace, model_image=references.model, batchSize=4))

@@ -138,13 +138,13 @@ def lessons() -> Lessons:
     held_out += [counting(start, given=ASKED_ITEMS) for start in starts if start in held]
 
     starts = [start for start in range(90) if start % WORDS_STOP < WORDS_STOP - TRAINED_ITEMS + 1]
-    held = chosen([start for start in starts if start >= 10 and start % WORDS_STOP < WORDS_STOP - 4], 0.12) | {ALWAYS_HELD_OUT}
+    held = chosen([start for start in starts if start >= 20 and start % WORDS_STOP < WORDS_STOP - 4], 0.12) | {ALWAYS_HELD_OUT}
     training += [words(start, given=TRAINED_ITEMS) for start in starts if start not in held]
     held_out += [words(start, given=3) for start in starts if start in held]
 
     for letters in (string.ascii_lowercase, string.ascii_uppercase):
         starts = list(range(len(letters) - 4))
-        held = chosen(starts, 0.15)
+        held = chosen(starts, 0.1)
         training += [sequence(Kind.alphabet, list(letters[start:]), given=TRAINED_ITEMS) for start in starts if start not in held]
         held_out += [sequence(Kind.alphabet, list(letters[start:]), given=3) for start in starts if start in held]
 
