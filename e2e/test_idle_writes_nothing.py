@@ -14,7 +14,7 @@ LONG_IDLE_SECONDS = 300
 OTHERS = {"leases", "nodes", "events", "tokenreviews", "subjectaccessreviews", "serviceaccounts", "selfsubjectreviews"}
 """Written by the kubelet, by whoever checks a token, and by us for the Lease; the operator has no right to write any other of these."""
 
-WRITES = re.compile(r'^apiserver_request_total\{.*resource="(?P<resource>[^"]*)".*verb="(?:POST|PUT|PATCH|APPLY|DELETE)".*\} (?P<count>\S+)')
+WRITES = re.compile(r'^apiserver_request_total\{.*,resource="(?P<resource>[^"]*)".*verb="(?:POST|PUT|PATCH|APPLY|DELETE)".*\} (?P<count>\S+)')
 
 
 def writes(kube: Kube) -> Counter[str]:

@@ -12,12 +12,14 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 from cluster.packages import tool, tool_environment
 from cluster.progress import step
+from cluster.push import push_from_local_store
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 DOCKERFILE = CHECKOUT / "Dockerfile"
@@ -149,15 +151,6 @@ def _builds(name: str) -> list[str]:
     return [reference for _, reference in sorted(found, reverse=True)]
 
 
-def push(image: str, destination: str) -> None:
-    """Copy a built image to `destination`, such as `registry.example.com/team/millrace-server:0.1.0`."""
-    if docker_builds():
-        _run(["docker", "tag", image, destination])
-        _run(["docker", "push", "--quiet", destination])
-    else:
-        _run(buildah("push", "--quiet", image, f"docker://{destination}"))
-
-
 def _environment() -> dict[str, str]:
     if docker_builds():
         return {**os.environ, "DOCKER_BUILDKIT": "1"}
@@ -222,8 +215,13 @@ def main() -> None:
         if registry:
             destination = f"{registry.rstrip('/')}/{image.removeprefix('localhost/')}"
             with step(f"push {destination}"):
-                push(image, destination)
+                push_from_local_store(image, destination, plain_http=False)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ImageBuildFailed as failure:
+        sys.exit(f"images: {failure}")
+    except subprocess.CalledProcessError as failure:
+        sys.exit(f"images: {failure}\n{failure.stderr or ''}")

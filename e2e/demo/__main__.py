@@ -24,7 +24,7 @@ from cluster.provider import CHECKOUT, NoCluster, Provider, choose
 from cluster.push import NoSuchImage
 from demo import manifest, prompts
 from demo.image import model_image
-from demo.train import TrainingFailed
+from demo.model import TrainingFailed
 from demo_service import Service
 from installation import Installation, References
 from kube import Kube, Refused, condition

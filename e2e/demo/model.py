@@ -13,6 +13,10 @@ NAME = "millrace-demo"
 """What clients call it."""
 
 
+class TrainingFailed(RuntimeError):
+    """After the last round too many held-out prompts were answered wrongly."""
+
+
 def folder() -> Path:
     """The folder with config.json, generation_config.json, tokenizer.json, tokenizer_config.json and model.safetensors (fp32)."""
     return cache.folder(f"demo-model-{sources_hash()}", _train_into)
@@ -31,7 +35,7 @@ def _train_into(target: Path) -> None:
     from demo import tokenizer, train
     from demo.data import lessons
 
-    print("demo model: training (a minute or two on two free cores, once)", flush=True)
+    print("demo model: training (a minute and a half on two free cores, once)", flush=True)
     train.train(lessons()).save_pretrained(target)
     tokenizer.save(tokenizer.build(), target, max_length=train.MAX_LENGTH)
 

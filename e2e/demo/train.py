@@ -16,16 +16,19 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from demo import prompts, tokenizer
 from demo.data import SEED, Kind, Lessons
+from demo.model import TrainingFailed
 from demo.muon import Muon
 from demo.prompts import Question
 
 MAX_LENGTH = 512
+MOST_THREADS = 4
+"""More only wait for each other on matrices this small."""
 BATCH = {Kind.counting: 18, Kind.words: 12, Kind.alphabet: 10, Kind.sums: 112, Kind.questions: 10}
 """Documents per step."""
 ROW_LENGTH = 192
 """Tokens per row; documents are packed into rows and do not see each other."""
-ROUNDS = (260, 130, 130)
-"""Steps of each round; what one round leaves wrong the next may put right."""
+ROUNDS = (320, 320)
+"""Steps of each round; there is a second one in case that rounding on another CPU leaves something wrong after the first."""
 WARM_UP_STEPS = 15
 DECAY_SHARE = 0.7
 """Of a round's steps, the rates fall to zero over the last."""
@@ -39,7 +42,6 @@ MIN_MARGIN = 0.5
 """Logits between the right byte and the next best one, at every position of every checked answer: other kernels, batch mates and
 number formats must not change the text."""
 IGNORED = -100
-
 
 Encoded = tuple[list[int], list[int]]
 """Token ids of a prompt, with BEGIN, and of its answer, with END."""
@@ -64,10 +66,6 @@ class Rows:
         visible = causal & (self.documents[:, None, :, None] == self.documents[:, None, None, :])
         result: torch.Tensor = model(input_ids=self.inputs, position_ids=self.positions, attention_mask=visible).logits
         return result
-
-
-class TrainingFailed(RuntimeError):
-    """After the last round too many held-out prompts were answered wrongly."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +116,7 @@ def configuration(tokens: Tokenizer) -> LlamaConfig:
 
 def train(lessons: Lessons) -> LlamaForCausalLM:
     """The trained model, in evaluation mode. Prints its progress; raises TrainingFailed."""
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(min(MOST_THREADS, len(os.sched_getaffinity(0))))
     torch.manual_seed(SEED)
     tokens = tokenizer.build()
     model = LlamaForCausalLM(configuration(tokens))
