@@ -22,13 +22,12 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from millrace_server import logs, termination
+from millrace_server.engine.checkpoint import REVISION_FILE
 from millrace_server.engine.failure import CannotServe
 
 WANTED = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "*.tiktoken", "merges.txt", "vocab.txt")
 UNWANTED = ("consolidated*.safetensors",)
 """The same weights once more, in another project's layout."""
-REVISION_FILE = ".millrace-revision"
-"""Holds the commit that the folder is complete at."""
 PROGRESS_SECONDS = 5.0
 STAGE = "download"
 EXIT_FAILED = 1

@@ -18,6 +18,8 @@ from millrace_server.engine.failure import CannotServe
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 WEIGHTS = "*.safetensors"
 DESCRIPTIONS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+REVISION_FILE = ".millrace-revision"
+"""Written last by `millrace_server.download`: the commit that it fetched."""
 READ_BYTES = 8 * 1024 * 1024
 
 Report = Callable[[str, int, int], None]
@@ -70,7 +72,7 @@ def inspect(folder: Path) -> Checkpoint:
 def read(checkpoint: Checkpoint, report: Report) -> str:
     """Read every file once, which also brings the weights into the page cache, and hash them.
 
-    Returns the revision: the hub's commit when the folder is a snapshot of it, else the hash (40 hex digits).
+    Returns the revision: the hub's commit where a download noted it or the folder is a snapshot of it, else the hash (40 hex digits).
     """
     files = [file for name in DESCRIPTIONS if (file := checkpoint.folder / name).is_file()]
     files += sorted(checkpoint.folder.glob(WEIGHTS))
@@ -83,4 +85,7 @@ def read(checkpoint: Checkpoint, report: Report) -> str:
                 digest.update(part)
                 done += len(part)
                 report("read", done, total)
+    noted = checkpoint.folder / REVISION_FILE
+    if noted.is_file():
+        return noted.read_text().strip()
     return checkpoint.folder.name if checkpoint.folder.parent.name == "snapshots" else digest.hexdigest()[:40]
