@@ -5,6 +5,7 @@ Nothing is skipped where no cluster can be had: the tests fail with the reason, 
 
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -58,14 +59,20 @@ def installation(kube: Kube, references: References) -> Installation:
     return installed
 
 
-@pytest.fixture
-def namespace(kube: Kube) -> Iterator[str]:
+@contextmanager
+def fresh_namespace(kube: Kube) -> Iterator[str]:
     """A namespace that enforces Pod Security `restricted`; deleted afterwards, with all that is in it."""
     name = f"e2e-{uuid.uuid4().hex[:6]}"
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
     yield name
     kube.kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture
+def namespace(kube: Kube) -> Iterator[str]:
+    with fresh_namespace(kube) as name:
+        yield name
 
 
 @pytest.fixture
@@ -77,3 +84,11 @@ def serve(kube: Kube, provider: Provider, installation: Installation, references
         return Service(kube, namespace, name, provider.node_address())
 
     return applied
+
+
+@pytest.fixture(scope="session")
+def chat(kube: Kube, provider: Provider, installation: Installation, references: References) -> Iterator[Service]:
+    """One service of one replica, ready, for the tests that only ask it and leave it as it is."""
+    with fresh_namespace(kube) as name:
+        kube.apply(demo_service("chat", namespace=name, model_image=references.model, autoscaling={"maxReplicas": 1}))
+        yield Service(kube, name, "chat", provider.node_address()).wait_ready()

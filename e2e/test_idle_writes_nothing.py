@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable
 
 from demo_service import Service
-from installation import Installation
 from kube import Kube
 
 IDLE_SECONDS = 60
@@ -14,7 +13,9 @@ LONG_IDLE_SECONDS = 300
 OTHERS = {"leases", "nodes", "events", "tokenreviews", "subjectaccessreviews", "serviceaccounts", "selfsubjectreviews"}
 """Written by the kubelet, by whoever checks a token, and by us for the Lease; the operator has no right to write any other of these."""
 
-WRITES = re.compile(r'^apiserver_request_total\{.*,resource="(?P<resource>[^"]*)".*verb="(?:POST|PUT|PATCH|APPLY|DELETE)".*\} (?P<count>\S+)')
+WRITES = re.compile(
+    r'^apiserver_request_total\{.*,resource="(?P<resource>[^"]*)".*verb="(?:POST|PUT|PATCH|APPLY|DELETE)".*\} (?P<count>\S+)'
+)
 
 
 def writes(kube: Kube) -> Counter[str]:
@@ -26,10 +27,7 @@ def writes(kube: Kube) -> Counter[str]:
     return found
 
 
-def test_an_idle_operator_writes_nothing_but_its_lease(
-    kube: Kube, installation: Installation, serve: Callable[..., Service], *, long: bool
-) -> None:
-    serve().wait_ready()
+def test_an_idle_operator_writes_nothing_but_its_lease(kube: Kube, chat: Service, *, long: bool) -> None:
     time.sleep(10)  # the Deployment controller's and the kubelet's last words on the new pod
     before = writes(kube)
     assert before["deployments"] > 0, "the counter must see what is written"

@@ -1,7 +1,6 @@
 """Traffic does not depend on the operator: not while it is gone, not when it comes back."""
 
 import time
-from collections.abc import Callable
 
 import pytest
 
@@ -17,12 +16,9 @@ def uids(kube: Kube, service: Service) -> set[str]:
     return {pod["metadata"]["uid"] for pod in kube.pods(service.namespace, service.name)}
 
 
-def test_no_request_fails_while_the_operator_is_gone_for_a_minute(
-    kube: Kube, installation: Installation, serve: Callable[..., Service]
-) -> None:
-    service = serve(autoscaling={"maxReplicas": 1}).wait_ready()
-    before = uids(kube, service)
-    with Traffic(service.url, clients=3) as traffic:
+def test_no_request_fails_while_the_operator_is_gone_for_a_minute(kube: Kube, installation: Installation, chat: Service) -> None:
+    before = uids(kube, chat)
+    with Traffic(chat.url, clients=3) as traffic:
         installation.scale_operator(0)
         try:
             time.sleep(ABSENT_SECONDS)
@@ -31,23 +27,20 @@ def test_no_request_fails_while_the_operator_is_gone_for_a_minute(
         wait_for("a pass of the new operator", lambda: _passes(kube) > 0, seconds=60)
     assert traffic.answered > ABSENT_SECONDS
     assert traffic.answered == traffic.outcomes.total(), traffic.outcomes
-    assert uids(kube, service) == before
+    assert uids(kube, chat) == before
 
 
 @pytest.mark.parametrize("how", ["--wait", "--grace-period=0"])
-def test_a_restarted_operator_leaves_every_pod_in_place(
-    how: str, kube: Kube, installation: Installation, serve: Callable[..., Service]
-) -> None:
-    service = serve().wait_ready()
-    before, version = uids(kube, service), service.manifest()["metadata"]["resourceVersion"]
+def test_a_restarted_operator_leaves_every_pod_in_place(how: str, kube: Kube, installation: Installation, chat: Service) -> None:
+    before, version = uids(kube, chat), chat.manifest()["metadata"]["resourceVersion"]
     [operator] = operator_pods(kube)
     force = ["--force"] if how == "--grace-period=0" else []
     kube.kubectl("delete", "pod", operator["metadata"]["name"], "-n", NAMESPACE, how, *force)
     wait_for("another operator runs", lambda: operator_pods(kube) not in ([], [operator]), seconds=60)
     installation.wait_leading()
     wait_for("a pass of the new operator", lambda: _passes(kube) > 0, seconds=60)
-    assert uids(kube, service) == before
-    assert service.manifest()["metadata"]["resourceVersion"] == version, "nothing changed, so nothing is written"
+    assert uids(kube, chat) == before
+    assert chat.manifest()["metadata"]["resourceVersion"] == version, "nothing changed, so nothing is written"
 
 
 def _passes(kube: Kube) -> float:

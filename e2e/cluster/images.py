@@ -209,13 +209,19 @@ def main() -> None:
     registry = parser.parse_args().push
     if registry is not None and not registry:
         parser.error("--push needs a registry: make images-push REGISTRY=registry.example.com/team")
-    for target in TARGETS:
-        image = build(target)
+    built = {target: build(target) for target in TARGETS}
+    for image in built.values():
         print(image)
-        if registry:
-            destination = f"{registry.rstrip('/')}/{image.removeprefix('localhost/')}"
-            with step(f"push {destination}"):
-                push_from_local_store(image, destination, plain_http=False)
+    if not registry:
+        return
+    values = []
+    for value, image in zip(("image", "serverImage"), built.values(), strict=True):
+        destination = f"{registry.rstrip('/')}/{image.removeprefix('localhost/')}"
+        with step(f"push {destination}"):
+            push_from_local_store(image, destination, plain_http=False)
+        repository, _, tag = destination.rpartition(":")
+        values.append(f"--set {value}.repository={repository} --set {value}.tag={tag}")
+    print(f"install: helm upgrade --install millrace charts/millrace -n millrace-system --create-namespace {' '.join(values)}")
 
 
 if __name__ == "__main__":
