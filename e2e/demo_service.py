@@ -80,7 +80,7 @@ def demo_service(name: str, *, namespace: str, model_image: str, **spec: Any) ->
             "batching": {"maxSize": 8},
             "drainSeconds": 30,
             "cache": {"type": "none"},
-            "resources": {"requests": {"cpu": "50m", "memory": "512Mi"}, "limits": {"memory": "2Gi"}},
+            "resources": {"requests": {"cpu": "200m", "memory": "512Mi"}, "limits": {"memory": "2Gi"}},
             "service": {"type": "NodePort"},
             **spec,
         },

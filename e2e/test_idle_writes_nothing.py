@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from demo_service import Service
-from kube import Kube
+from kube import Kube, wait_for
 
 IDLE_SECONDS = 60
 LONG_IDLE_SECONDS = 300
@@ -28,6 +28,7 @@ def writes(kube: Kube) -> Counter[str]:
 
 
 def test_an_idle_operator_writes_nothing_but_its_lease(kube: Kube, chat: Service, *, long: bool) -> None:
+    wait_for("what earlier tests deleted is gone", lambda: not _terminating(kube), seconds=120, tell=lambda: _terminating(kube))
     time.sleep(10)  # the Deployment controller's and the kubelet's last words on the new pod
     before = writes(kube)
     assert before["deployments"] > 0, "the counter must see what is written"
@@ -46,6 +47,11 @@ def test_children_exist_within_two_seconds(kube: Kube, serve: Callable[..., Serv
     assert _seconds(created) - _seconds(applied) <= 2
     for child in ("service/quick", "service/quick-metrics"):
         assert _seconds(kube.get(child, "-n", service.namespace)["metadata"]["creationTimestamp"]) - _seconds(applied) <= 2
+
+
+def _terminating(kube: Kube) -> list[str]:
+    found = [*kube.get("namespaces")["items"], *kube.get("pods", "-A")["items"]]
+    return [each["metadata"]["name"] for each in found if "deletionTimestamp" in each["metadata"]]
 
 
 def _seconds(stamp: str) -> float:

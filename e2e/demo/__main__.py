@@ -102,7 +102,7 @@ def wait_ready(service: Service) -> None:
     while True:
         state = service.manifest()
         ready = condition(state, "Ready")
-        now = f"Ready={ready.get('status', 'Unknown')} {ready.get('reason', '')}: {ready.get('message', 'no status yet')}"
+        now = f"Ready={ready['status']} {ready['reason']}: {ready['message']}" if ready else "no status yet"
         if now != shown:
             say(f"  {now}")
             shown = now
