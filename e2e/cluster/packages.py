@@ -68,7 +68,7 @@ def tool_environment() -> dict[str, str]:
     with cache.locked("containers"):
         config.mkdir(parents=True, exist_ok=True)
         (config / "policy.json").write_text('{"default": [{"type": "insecureAcceptAnything"}]}\n')
-        (config / "registries.conf").write_text('unqualified-search-registries = []\n')
+        (config / "registries.conf").write_text("unqualified-search-registries = []\n")
         storage.write_text(
             f'[storage]\ndriver = "overlay"\ngraphroot = "{home}/storage"\nrunroot = "/run/millrace-containers"\n'
             # Otherwise the store stays mounted on itself after every build.

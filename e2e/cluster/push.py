@@ -3,7 +3,7 @@
 import os
 import subprocess
 
-from cluster.packages import tool, tool_environment
+from cluster.packages import MissingTool, tool, tool_environment
 
 
 class NoSuchImage(Exception):
@@ -37,17 +37,21 @@ def push_from_local_store(image: str, target: str, *, plain_http: bool) -> None:
 
 def _identity(image: str) -> tuple[str, str]:
     """Which store has the image, and the digest of its configuration there."""
-    questions = {
-        "buildah": [str(tool("buildah")), "inspect", "--type=image", "--format={{.FromImageID}}", image],
-        "docker": ["docker", "image", "inspect", "--format={{.Id}}", image],
-    }
     answers = []
-    for store, command in questions.items():
+    for store, question in (("docker", _docker_identity), ("buildah", _buildah_identity)):
         try:
-            return store, _run(command).strip()
-        except (subprocess.CalledProcessError, FileNotFoundError) as failure:
+            return store, _run(question(image)).strip()
+        except (subprocess.CalledProcessError, FileNotFoundError, MissingTool) as failure:
             answers.append(f"{store}: {getattr(failure, 'stderr', None) or failure}")
     raise NoSuchImage(f"no image {image} in a local store; build it first ({'; '.join(answers)})")
+
+
+def _docker_identity(image: str) -> list[str]:
+    return ["docker", "image", "inspect", "--format={{.Id}}", image]
+
+
+def _buildah_identity(image: str) -> list[str]:
+    return [str(tool("buildah")), "inspect", "--type=image", "--format={{.FromImageID}}", image]
 
 
 def _run(command: list[str]) -> str:
