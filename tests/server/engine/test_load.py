@@ -106,3 +106,8 @@ def test_a_hub_model_that_was_never_downloaded_is_not_found() -> None:
     with pytest.raises(CannotServe, match="hub cache") as caught:
         checkpoint.find(name="nobody/nothing", path=None)
     assert caught.value.failed.cause == "ModelNotFound"
+
+
+def test_the_revision_is_the_commit_that_a_download_noted(folder: Path) -> None:
+    (folder / checkpoint.REVISION_FILE).write_text("c0ffee\n")
+    assert checkpoint.read(checkpoint.inspect(folder), lambda *_: None) == "c0ffee"

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from fake_hub import COMMIT, REPO, FakeHub
-from millrace_server.download import REVISION_FILE, Snapshot, check_room, is_wanted
+from millrace_server.download import Snapshot, check_room, is_wanted
+from millrace_server.engine.checkpoint import REVISION_FILE
 from millrace_server.engine.failure import CannotServe
 
 FILES = {
