@@ -63,7 +63,8 @@ def _number(fields: dict[str, Any], name: str, *, default: float | None = None) 
     value = fields.get(name, default)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidLoad(f"{name} is {value!r:.40}, not a number")
-    if not math.isfinite(value) or not 0 <= value <= MAX_COUNT:
+    # Also what no comparison holds for (NaN), and without making a float of it: an integer can be too large for one.
+    if not 0 <= value <= MAX_COUNT:
         raise InvalidLoad(f"{name} is {value!r:.40}, not a number from 0 to 2^53")
     return value
 

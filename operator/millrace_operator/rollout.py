@@ -143,7 +143,7 @@ def _container_trouble(pod: str, container: Manifest) -> Trouble | None:
     if ended.get("reason") == "OOMKilled":
         sentence = f"{where} used more memory than its limit; raise spec.resources.limits.memory or choose a smaller model"
         return Trouble(cause="OutOfMemory", sentence=sentence, needs_a_human=again, in_model=True)
-    last_words = (ended.get("message") or "no message").strip()[-MAX_TERMINATION_MESSAGE:]
+    last_words = _printable((ended.get("message") or "no message").strip()[-MAX_TERMINATION_MESSAGE:])
     return Trouble(
         cause="ContainerFailed", sentence=f"{where} ended with exit code {ended.get('exitCode')}: {last_words}", needs_a_human=again
     )
@@ -158,9 +158,14 @@ def _termination_message(text: str) -> tuple[str, str] | None:
     """(cause, sentence) of the structured message that init and server container write; None when it is something else."""
     try:
         message = json.loads(text[:MAX_TERMINATION_MESSAGE])
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(message, dict) or not isinstance(message.get("cause"), str) or not message["cause"].isalpha():
         return None
     stage, hint = str(message.get("stage", "start")), str(message.get("hint", ""))
-    return message["cause"][:63], f"{stage} failed: {message['cause']}. {hint}".strip()
+    return message["cause"][:63], _printable(f"{stage} failed: {message['cause']}. {hint}".strip())
+
+
+def _printable(text: str) -> str:
+    """A container's words end in a terminal: no escape sequence, no line break, no half of a surrogate pair."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)

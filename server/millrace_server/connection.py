@@ -80,6 +80,11 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = self._read_bytes
         self._start_head_timer()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # Trailers of a chunked body come here too, without limit; nobody reads them, so nobody keeps them.
+        if self._reading_head:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         self._reading_head = False
         self._stop_head_timer()

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable
 
 from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from millrace_server.errors import ClientLeft, RequestError, error_response
@@ -55,6 +56,8 @@ class Exchange:
             await self._app(scope, receive, send_marked)
         except RequestError as error:
             await self._answer_error(error, scope, receive, send_marked, started=is_started)
+        except ClientDisconnect:
+            pass  # It left in its own body: there is nobody to answer, and `status` says so.
         except Exception:
             logger.exception("a request failed unexpectedly", extra={"request_id": request_id})
             unexpected = RequestError("the server failed unexpectedly; its log has the cause under this request's id")

@@ -101,6 +101,8 @@ class Inference:
     async def _generate(self, request: InferRequest, ready: Ready, text: Text, *, deadline: float) -> Generation:
         """One pass through the system. The slot is free again when this returns or raises."""
         now = time.monotonic()
+        if deadline <= now:
+            raise DeadlinePassed("the deadline passed while the request was still being sent")
         self.admission.enter(now=now, timeout=deadline - now)
         try:
             prompt = await text.encode(request.prompt)

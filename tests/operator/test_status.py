@@ -174,6 +174,13 @@ def test_a_termination_message_of_another_shape_breaks_nothing(message: str) -> 
     report(seen, now=NOON)
 
 
+def test_a_hostile_last_word_reaches_no_terminal_and_stops_no_status() -> None:
+    for message in ("[" * 1024, '{"cause": "Bad", "hint": "\\u001b[31mred\\nline\\ud800"}'):
+        ended = container(restarts=1, waiting={"reason": "CrashLoopBackOff"}, last={"exitCode": 1, "message": message})
+        told = report(facts(deployment(), pod(containerStatuses=ended)), now=NOON).conditions[0].message
+        assert told.isprintable()
+
+
 def test_an_old_failure_of_a_replica_that_serves_is_no_news() -> None:
     healed = pod(ready=True, containerStatuses=container(restarts=9, running={}, last={"exitCode": 1, "message": HINT}))
     assert kstatus(facts(deployment(ready=1), healed)) == "Current"

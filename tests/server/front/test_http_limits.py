@@ -1,10 +1,12 @@
 """What a client may send and how long it may take, over raw sockets: each refusal has our error shape and harms nobody else."""
 
+import contextlib
 import json
 import re
 import socket
 import time
 
+import psutil
 import pytest
 
 from running_server import RunningServer
@@ -65,6 +67,29 @@ def test_a_body_without_a_length_is_counted(server: RunningServer) -> None:
         for _ in range(3):
             wire.send(b"1f40\r\n" + b" " * 0x1F40 + b"\r\n")
         assert wire.answer()[0] == 413
+
+
+def test_trailers_without_end_take_no_memory(server: RunningServer) -> None:
+    front = psutil.Process(server.process.pid)
+    before = front.memory_info().rss
+    with Wire(server) as wire, contextlib.suppress(ConnectionError):
+        wire.send(GREETING + b"transfer-encoding: chunked\r\n\r\n0\r\n")
+        for _ in range(300):
+            wire.send(b"a: bbbbbbbb\r\n" * 10_000)
+    assert front.memory_info().rss - before < 50_000_000
+
+
+def test_a_client_that_leaves_in_its_body_is_no_error_of_ours(server: RunningServer) -> None:
+    def left() -> int:
+        requests = server.requests().get("/metrics").json()["requests"]
+        assert requests["errors"] == errors
+        return int(requests["client_errors"])
+
+    errors = server.requests().get("/metrics").json()["requests"]["errors"]
+    before = left()
+    with Wire(server) as wire:
+        wire.send(GREETING + b"content-length: 30\r\n\r\n{")
+    server.wait_for(lambda: left() > before)
 
 
 def test_a_slow_body_ends_with_408(server: RunningServer) -> None:
