@@ -35,8 +35,6 @@ GPU_TESTS = pytest.StashKey[int]()
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config) -> None:
     marked = config.stash.get(GPU_TESTS, 0)
-    if not marked:
-        return
     name = gpu_name()
     if name is None:
         last = json.loads(LAST_RUN.read_text()) if LAST_RUN.exists() else None

@@ -198,7 +198,10 @@ class LoadMonitor:
         await asyncio.gather(*(self._observe(key) for key in list(self._followed)))
 
     async def _observe(self, key: tuple[str, str]) -> None:
-        subject = self._followed[key].subject
+        asked = self._followed.get(key)
+        if asked is None:
+            return  # forgotten since the round began
+        subject = asked.subject
         reading = await self._reader.read(subject.addresses, limits=subject.limits)
         followed = self._followed.get(key)
         if followed is None:
