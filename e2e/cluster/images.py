@@ -19,9 +19,9 @@ from pathlib import Path
 
 from cluster.packages import tool, tool_environment
 from cluster.progress import step
+from cluster.provider import CHECKOUT, docker_runs
 from cluster.push import push_from_local_store
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 DOCKERFILE = CHECKOUT / "Dockerfile"
 TARGETS = {
     "operator": (
@@ -62,13 +62,8 @@ def build_folder(name: str, containerfile: Path, context: Path) -> str:
 
 @functools.cache
 def docker_builds() -> bool:
-    """Whether a Docker engine builds the images; a client alone is not enough, and the local provider's registry is fed by buildah."""
-    if os.environ.get("MILLRACE_PROVIDER") == "local" or shutil.which("docker") is None:
-        return False
-    try:
-        return subprocess.run(["docker", "info"], capture_output=True, timeout=20, check=False).returncode == 0
-    except subprocess.TimeoutExpired:
-        return False
+    """Whether a Docker engine builds the images; the local provider's registry is fed by buildah."""
+    return os.environ.get("MILLRACE_PROVIDER") != "local" and docker_runs()
 
 
 def buildah(*arguments: str) -> list[str]:

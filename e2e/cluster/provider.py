@@ -59,4 +59,9 @@ def choose(environment: Mapping[str, str] = os.environ, *, state: Path = STATE) 
 def docker_runs() -> bool:
     """A Docker engine answers; the client alone is not enough."""
     docker = shutil.which("docker")
-    return docker is not None and subprocess.run([docker, "info"], capture_output=True, check=False).returncode == 0
+    if docker is None:
+        return False
+    try:
+        return subprocess.run([docker, "info"], capture_output=True, timeout=20, check=False).returncode == 0
+    except subprocess.TimeoutExpired:
+        return False
