@@ -4,14 +4,15 @@ Its step log is the list of Step messages, which is all that the front ever lear
 """
 
 import queue
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from millrace_server.engine import checkpoint, model
 from millrace_server.engine.loop import Loop
 from millrace_server.engine.loop import Runner as AnyRunner
-from millrace_server.engine.messages import Cancel, FromFront, Output, Step, Submit
+from millrace_server.engine.messages import Cancel, FromFront, Output, Sampling, Step, Submit
+from millrace_server.engine.runner import Runner
 from millrace_server.engine.scheduler import Limits, Scheduler
 from millrace_server.settings import Device, DType
 
@@ -19,7 +20,7 @@ FAR = 1e9
 """A deadline that never comes."""
 
 
-def load(folder: Path, *, max_length: int | None = None, dtype: DType = DType.float32) -> model.Runner:
+def load(folder: Path, *, max_length: int | None = None, dtype: DType = DType.float32) -> Runner:
     """The runner of a saved model, on the CPU."""
     found = checkpoint.inspect(folder)
     return model.load(
@@ -28,9 +29,10 @@ def load(folder: Path, *, max_length: int | None = None, dtype: DType = DType.fl
 
 
 def request(name: str, prompt: Sequence[int], **fields: Any) -> Submit:  # noqa: ANN401
-    """A greedy request of 16 tokens that ignores eos, unless told otherwise."""
-    defaults: dict[str, Any] = {"max_tokens": 16, "temperature": 0.0, "top_p": 1.0, "deadline": FAR, "ignore_eos": True}
-    return Submit(request_id=name, prompt=list(prompt), **{**defaults, **fields})
+    """A greedy request of 16 tokens that ignores eos, unless told otherwise; takes the fields of Submit and of its Sampling."""
+    sampling = Sampling(**{field: fields.pop(field) for field in Sampling.__struct_fields__ if field in fields})
+    defaults: dict[str, Any] = {"max_tokens": 16, "deadline": FAR, "ignore_eos": True}
+    return Submit(request_id=name, prompt=list(prompt), sampling=sampling, **{**defaults, **fields})
 
 
 class SmallEngine:
@@ -46,12 +48,15 @@ class SmallEngine:
         max_length: int = 512,
         vocabulary: int = 259,
         eos_token_ids: Sequence[int] = (),
+        prefix_tokens: int = 0,
+        beside: int = 1 << 20,
+        reserve: Callable[[int], int] = lambda tokens: tokens,
     ) -> None:
         self.now = 0.0
         self.steps: list[Step] = []
         self.inbox: queue.SimpleQueue[FromFront] = queue.SimpleQueue()
-        limits = Limits(slots=slots, tokens_per_step=tokens_per_step, kv_tokens=kv_tokens, company_seconds=0)
-        self.scheduler = Scheduler(limits, reserve=lambda tokens: tokens, eos_token_ids=eos_token_ids)
+        limits = Limits(slots=slots, tokens_per_step=tokens_per_step, kv_tokens=kv_tokens, prefix_tokens=prefix_tokens, company_seconds=0)
+        self.scheduler = Scheduler(limits, reserve=reserve, beside=lambda _: beside, eos_token_ids=eos_token_ids)
         self._loop = Loop(
             self.scheduler,
             runner,

@@ -14,7 +14,7 @@ import msgspec
 from millrace_server.admission import Admission
 from millrace_server.cache import Cache, cache_key
 from millrace_server.engine.handle import Dead, EngineHandle, EngineUnavailable, Serving
-from millrace_server.engine.messages import Ready, Step, Submit
+from millrace_server.engine.messages import Ready, Sampling, Step, Submit
 from millrace_server.errors import ContextTooLong, DeadlinePassed, Draining, EngineError, EngineGone, ModelLoading
 from millrace_server.load import Load
 from millrace_server.metrics import Metrics
@@ -120,9 +120,7 @@ class Inference:
             request_id=f"{self.boot_id}-{next(self._numbers)}",
             prompt=prompt,
             max_tokens=max_tokens,
-            temperature=0.0 if request.is_greedy() else request.temperature,
-            top_p=request.top_p,
-            seed=request.seed,
+            sampling=Sampling(temperature=0.0 if request.is_greedy() else request.temperature, top_p=request.top_p, seed=request.seed),
             deadline=deadline,
         )
         tokens: list[int] = []

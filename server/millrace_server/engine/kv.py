@@ -1,9 +1,10 @@
 """Keys and values of the running sequences, and attention over them. Only the model runner knows this layout.
 
-A prompt's keys and values grow in a `Row` of its own, chunk by chunk. Once the prompt is complete, one copy moves the row into the
-`Lane` of its capacity (64, 128, 256, … tokens), where sequences of similar length decode together: one batched product per lane, over
-rows that are kept dense, so that nothing is gathered. A sequence that outgrows its lane moves to the next. Therefore a row's
-attention costs what its own length costs (at most twice), and its shape does not depend on the batch mates.
+A prompt's keys and values grow in a `Row` of its own, chunk by chunk, behind copies of the stored blocks with which it begins. Once the
+prompt is complete, one copy moves the row into the `Lane` of its capacity (64, 128, 256, … tokens), where sequences of similar length
+decode together: one batched product per lane, over rows that are kept dense, so that nothing is gathered. A sequence that outgrows
+its lane moves to the next. Therefore a row's attention costs what its own length costs (at most twice), and its shape does not
+depend on the batch mates.
 """
 
 from collections.abc import Iterable
@@ -13,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from millrace_server.engine.prefixes import BLOCK_TOKENS
 from millrace_server.engine.scheduler import Chunk
 from millrace_server.engine.sequence import Sequence
 
@@ -45,11 +47,25 @@ class Group(Protocol):
 
 @dataclass(eq=False, slots=True)
 class Row:
-    """One sequence whose prompt is being computed."""
+    """The keys and values of one sequence, or of a block of it."""
 
     capacity: int
     keys: Layers = field(default_factory=dict)
     values: Layers = field(default_factory=dict)
+
+    def block(self, index: int) -> "Row":
+        """A copy of the block of that index."""
+        part = slice(index * BLOCK_TOKENS, (index + 1) * BLOCK_TOKENS)
+        keys, values = ({layer: tensor[:, part].clone() for layer, tensor in layers.items()} for layers in (self.keys, self.values))
+        return Row(BLOCK_TOKENS, keys, values)
+
+    def write(self, other: "Row", *, at: int) -> None:
+        """Copy a shorter row in, from position `at`."""
+        for layers, source in ((self.keys, other.keys), (self.values, other.values)):
+            for layer, tensor in source.items():
+                if layer not in layers:
+                    layers[layer] = tensor.new_zeros((tensor.shape[0], self.capacity, tensor.shape[2]))
+                layers[layer][:, at : at + tensor.shape[1]] = tensor
 
 
 class Lane:
@@ -62,12 +78,12 @@ class Lane:
         self.values: Layers = {}
         self._rows = 0
 
-    def append(self, owner: Sequence, keys: Layers, values: Layers) -> None:
+    def append(self, owner: Sequence, new: Row) -> None:
         """Copy a row of this or a smaller capacity in."""
         index = len(self.owners)
         if index == self._rows:
-            self._resize(max(1, 2 * self._rows), keys, values)
-        for layers, source in ((self.keys, keys), (self.values, values)):
+            self._resize(max(1, 2 * self._rows), new.keys, new.values)
+        for layers, source in ((self.keys, new.keys), (self.values, new.values)):
             for layer, tensor in source.items():
                 row, length = layers[layer][index], tensor.shape[1]
                 row[:, :length] = tensor
@@ -87,10 +103,11 @@ class Lane:
         if last * 4 <= self._rows:
             self._resize(self._rows // 2 if last else 0, self.keys, self.values)
 
-    def row(self, owner: Sequence) -> tuple[Layers, Layers]:
-        """Views of one sequence's keys and values."""
+    def row(self, owner: Sequence) -> Row:
+        """One sequence's keys and values, as views."""
         index = self.owners.index(owner)
-        return {layer: t[index] for layer, t in self.keys.items()}, {layer: t[index] for layer, t in self.values.items()}
+        keys, values = ({layer: tensor[index] for layer, tensor in layers.items()} for layers in (self.keys, self.values))
+        return Row(self.capacity, keys, values)
 
     def _resize(self, rows: int, keys: Layers, values: Layers) -> None:
         used = len(self.owners)
@@ -194,6 +211,7 @@ class KVCache:
         self._rows: dict[Sequence, Row] = {}
         self._lanes: dict[int, Lane] = {}
         self._homes: dict[Sequence, Lane] = {}
+        self._blocks: dict[bytes, Row] = {}
         self._groups: list[Group] = []
 
     def capacity(self, tokens: int) -> int:
@@ -217,7 +235,11 @@ class KVCache:
             members.sort(key=lambda chunk: order[chunk.sequence])
             self._groups.append(LaneGroup(lane, members, self._device))
         for chunk in prompts:
-            row = self._rows.setdefault(chunk.sequence, Row(self.capacity(len(chunk.sequence.tokens))))
+            row = self._rows.get(chunk.sequence)
+            if row is None:
+                row = self._rows[chunk.sequence] = Row(self.capacity(len(chunk.sequence.tokens)))
+            for index, key in enumerate(chunk.reuse):
+                row.write(self._blocks[key], at=index * BLOCK_TOKENS)
             self._groups.append(PromptGroup(row, chunk))
         return [*(chunk for members in decoding.values() for chunk in members), *prompts]
 
@@ -234,10 +256,12 @@ class KVCache:
         return torch.cat(parts)
 
     def end(self, chunks: Iterable[Chunk]) -> None:
-        """A step was computed: sequences whose prompt is complete join a lane."""
+        """A step was computed: completed blocks are stored, and sequences whose prompt is complete join a lane."""
         for chunk in chunks:
+            for index, key in chunk.keep:
+                self._blocks[key] = self._row(chunk.sequence).block(index)
             if chunk.samples and (row := self._rows.pop(chunk.sequence, None)):
-                self._settle(chunk.sequence, row.capacity, row.keys, row.values)
+                self._settle(chunk.sequence, row.capacity, row)
 
     def release(self, sequence: Sequence) -> None:
         """Forget a sequence; unknown ones are fine (a request may end before its first step)."""
@@ -248,31 +272,44 @@ class KVCache:
             if not lane.owners:
                 del self._lanes[lane.capacity]
 
+    def forget(self, keys: Iterable[bytes]) -> None:
+        """Drop stored blocks; unknown ones are fine (their step may have failed)."""
+        for key in keys:
+            self._blocks.pop(key, None)
+
+    def clear(self) -> None:
+        """Drop everything."""
+        for holder in (self._rows, self._lanes, self._homes, self._blocks):
+            holder.clear()
+        self._groups = []
+
     def bytes_held(self) -> int:
-        """Memory of all rows and lanes."""
-        holders: list[Row | Lane] = [*self._rows.values(), *self._lanes.values()]
+        """Memory of all rows, lanes and blocks."""
+        holders: list[Row | Lane] = [*self._rows.values(), *self._lanes.values(), *self._blocks.values()]
         return sum(tensor.nbytes for holder in holders for layers in (holder.keys, holder.values) for tensor in layers.values())
 
     def layers(self, sequence: Sequence) -> int:
         """Layers that have stored keys of a sequence."""
-        holder = self._rows.get(sequence) or self._homes[sequence]
-        return len(holder.keys)
+        return len(self._row(sequence).keys)
+
+    def _row(self, sequence: Sequence) -> Row:
+        """A sequence's keys and values, wherever they are."""
+        return self._rows.get(sequence) or self._homes[sequence].row(sequence)
 
     def _home(self, chunk: Chunk) -> Lane:
         lane = self._homes[chunk.sequence]
         if chunk.end > lane.capacity:
-            keys, values = lane.row(chunk.sequence)
-            self._settle(chunk.sequence, self.capacity(chunk.end), keys, values)
+            self._settle(chunk.sequence, self.capacity(chunk.end), lane.row(chunk.sequence))
             lane.remove(chunk.sequence)
             if not lane.owners:
                 del self._lanes[lane.capacity]
         return self._homes[chunk.sequence]
 
-    def _settle(self, sequence: Sequence, capacity: int, keys: Layers, values: Layers) -> None:
+    def _settle(self, sequence: Sequence, capacity: int, row: Row) -> None:
         lane = self._lanes.get(capacity)
         if lane is None:
             lane = self._lanes[capacity] = Lane(capacity)
-        lane.append(sequence, keys, values)
+        lane.append(sequence, row)
         self._homes[sequence] = lane
 
 

@@ -1,19 +1,21 @@
 """The step loop: takes what arrived, lets the scheduler decide, computes, and says what came out. One Step message per step.
 
-It never dies silently: an error in a step ends that step's requests and the loop goes on, an error elsewhere ends the process, and
-silence is impossible because an idle loop speaks every second.
+It never dies silently: an error in a step ends the request that causes it and the loop goes on; when not even a harmless token can be
+computed, DeviceLost ends the process; and silence is impossible because an idle loop speaks every second.
 """
 
 import logging
 import queue
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from millrace_server.engine.failure import DeviceLost, StepOutOfMemory
+from millrace_server.engine.isolation import Outcome, run_isolated
 from millrace_server.engine.messages import Cancel, FromFront, Output, Step, Submit
 from millrace_server.engine.scheduler import Chunk, Plan, Scheduler
-from millrace_server.engine.sequence import Sequence
+from millrace_server.engine.sequence import INVALID_TOKEN, Choice, Sequence
 
 HEARTBEAT_SECONDS = 1.0
 
@@ -23,11 +25,20 @@ log = logging.getLogger(__name__)
 class Runner(Protocol):
     """What the loop needs of a model."""
 
-    def run(self, chunks: tuple[Chunk, ...]) -> list[int]:
-        """The next token of each chunk that samples."""
+    def run(self, chunks: tuple[Chunk, ...]) -> list[Choice]:
+        """The choice of each chunk that samples."""
 
     def release(self, sequence: Sequence) -> None:
         """Forget a sequence, also one that was never run."""
+
+    def forget(self, blocks: Iterable[bytes]) -> None:
+        """Forget stored blocks, also ones that were never stored."""
+
+    def reset(self) -> None:
+        """Forget everything: all sequences are computed anew."""
+
+    def is_sound(self) -> bool:
+        """Whether a harmless token of its own gives numbers. May raise as `run` does."""
 
 
 class Loop:
@@ -83,7 +94,7 @@ class Loop:
             elif reason := self._objection(message):
                 refused.append(Output(request_id=message.request_id, tokens=[], finish_reason="error", error=reason))
             else:
-                seed = self._draw_seed() if message.seed is None else message.seed
+                seed = self._draw_seed() if message.sampling.seed is None else message.sampling.seed
                 now = self._clock()
                 self._scheduler.add(Sequence(message, seed=seed, arrived=now), now=now)
 
@@ -107,19 +118,67 @@ class Loop:
         return None
 
     def _compute(self, plan: Plan) -> list[Output]:
+        for sequence in plan.preempted:
+            self._runner.release(sequence)
         if not plan.chunks:
             return []
         try:
-            tokens = self._runner.run(plan.chunks)
+            outcome = run_isolated(self._runner.run, plan.chunks)
+        except StepOutOfMemory as error:
+            return self._shrink(plan, error)
+        outputs = self._scheduler.commit(outcome.computed, outcome.choices)
+        if not outcome.computed and len(plan.chunks) > 1:
+            outputs += self._rebuild(plan, outcome)
+        else:
+            outputs += [self._blame(chunk, error) for chunk, error in outcome.blamed]
+        if all(choice.token == INVALID_TOKEN for choice in outcome.choices) and (outcome.choices or outcome.blamed):
+            self._require_soundness()
+        return outputs
+
+    def _blame(self, chunk: Chunk, error: Exception) -> Output:
+        log.error("a request of %d tokens fails its step", len(chunk.sequence.tokens), exc_info=error)
+        return self._scheduler.fail(chunk.sequence, f"the engine failed while computing this request ({type(error).__name__})")
+
+    def _rebuild(self, plan: Plan, outcome: Outcome) -> list[Output]:
+        """Nobody in particular is to blame, so perhaps what all share is: the step's requests end, the others are computed anew."""
+        error = outcome.blamed[0][1]
+        log.error("a step of %d requests fails, with whomever it is computed; the KV cache is built anew", len(plan.chunks), exc_info=error)
+        why = f"the engine failed while computing this request and others ({type(error).__name__})"
+        outputs = [self._scheduler.fail(chunk.sequence, why) for chunk in plan.chunks]
+        self._start_over(cap=None)
+        return outputs
+
+    def _shrink(self, plan: Plan, error: StepOutOfMemory) -> list[Output]:
+        """Half as many at once from now on, and everybody anew; who does not fit alone does not fit."""
+        outputs: list[Output] = []
+        if len(plan.chunks) == 1:
+            why = "the device has not enough memory for this request alone; send a shorter prompt or lower max_tokens"
+            outputs.append(self._scheduler.fail(plan.chunks[0].sequence, why))
+        self._start_over(cap=len(plan.chunks) // 2 or None)
+        log.error(
+            "out of memory in a step of %d requests: at most %d run at once from now on (%s)", len(plan.chunks), self._scheduler.cap, error
+        )
+        return outputs
+
+    def _start_over(self, *, cap: int | None) -> None:
+        self._runner.reset()
+        self._scheduler.start_over(cap=cap)
+
+    def _require_soundness(self) -> None:
+        """A whole step came to nothing: its requests may be at fault, or the weights. Raises DeviceLost."""
+        try:
+            is_sound = self._runner.is_sound()
         except Exception as error:
-            log.exception("a step of %d requests failed", len(plan.chunks))
-            return self._scheduler.fail(plan, f"the engine failed while computing this request ({type(error).__name__})")
-        return self._scheduler.commit(plan, tokens)
+            raise DeviceLost(f"not even one harmless token can be computed: {error}") from error
+        if not is_sound:
+            raise DeviceLost("even a harmless token gives NaN: the weights in memory are broken")
 
     def _release(self, plan: Plan) -> None:
         for sequence in (*plan.expired, *(chunk.sequence for chunk in plan.chunks)):
             if sequence.finish_reason:
                 self._runner.release(sequence)
+        if plan.forgotten:
+            self._runner.forget(plan.forgotten)
 
     def _speak(self, outputs: list[Output], *, worked: bool) -> None:
         now, running, waiting = self._clock(), len(self._scheduler.running), len(self._scheduler.waiting)

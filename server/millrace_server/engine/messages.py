@@ -15,6 +15,35 @@ MAX_FRAME_BYTES = 64 * 1024 * 1024
 LENGTH = struct.Struct(">I")
 
 
+class Sampling(msgspec.Struct, frozen=True, kw_only=True):
+    """How a request's tokens are chosen from the model's logits, in the order in which it is applied. Every default changes nothing."""
+
+    repetition_penalty: float = 1.0
+    """Divides the positive logits (multiplies the negative ones) of every token that the prompt or the answer holds (CTRL, arXiv
+    1909.05858)."""
+    presence_penalty: float = 0.0
+    """Subtracted once from the logits of every token that the answer holds."""
+    frequency_penalty: float = 0.0
+    """Subtracted from a token's logit as often as the answer holds it."""
+    logit_bias: dict[int, float] = {}
+    """Token id → what is added to its logit."""
+    min_tokens: int = 0
+    """Neither eos nor a stop token ends the answer, nor is one sampled, before it has so many tokens."""
+    temperature: float = 0.0
+    """0 means greedy: the likeliest token, and nothing below is looked at."""
+    top_k: int = 0
+    """Only the so many likeliest tokens; 0 means all."""
+    min_p: float = 0.0
+    """Only tokens at least so likely, as a share of the likeliest one's probability."""
+    top_p: float = 1.0
+    """Only the fewest likeliest tokens whose probabilities reach this sum."""
+    seed: int | None = None
+    """The same seed gives the same answer. None: drawn by the engine."""
+    logprobs: int | None = None
+    """Report each token's log probability and that of the so many likeliest ones, of the logits as they are before temperature and
+    cuts but after penalties, bias and mask. None: nothing."""
+
+
 class Submit(msgspec.Struct, tag=True, frozen=True, kw_only=True):
     """Front → engine: a validated request. The engine answers with Outputs until one has a finish_reason."""
 
@@ -22,16 +51,27 @@ class Submit(msgspec.Struct, tag=True, frozen=True, kw_only=True):
     prompt: list[int]
     """Token ids, at least one; prompt + max_tokens fits the model's limit (the front has checked)."""
     max_tokens: int
-    temperature: float
-    """0 means greedy."""
-    top_p: float
-    seed: int | None = None
+    sampling: Sampling = Sampling()
     stop_token_ids: list[int] = []
     ignore_eos: bool = False
     deadline: float
     """Monotonic time after which the request ends with finish_reason "deadline"."""
     tenant: str = ""
+    """Requests of one priority are taken from the tenants in turn; prefixes are shared within a tenant only."""
     priority: int = 0
+    """Lower goes first, until age makes up for it."""
+
+    def copies(self, n: int) -> list["Submit"]:
+        """`n` answers to one prompt: n requests, whose prompt is computed once. Seeds follow one another when one is given."""
+        seed = self.sampling.seed
+        return [
+            msgspec.structs.replace(
+                self,
+                request_id=f"{self.request_id}#{index}",
+                sampling=self.sampling if seed is None else msgspec.structs.replace(self.sampling, seed=(seed + index) % 2**64),
+            )
+            for index in range(n)
+        ]
 
 
 class Cancel(msgspec.Struct, tag=True, frozen=True, kw_only=True):
@@ -62,11 +102,21 @@ class Ready(msgspec.Struct, tag=True, frozen=True, kw_only=True):
     revision: str
 
 
+class Logprobs(msgspec.Struct, frozen=True):
+    """How likely a token of the answer was, and which others were likely. Natural logarithms."""
+
+    logprob: float
+    top: list[tuple[int, float]]
+    """The likeliest token ids with theirs, best first."""
+
+
 class Output(msgspec.Struct, frozen=True, kw_only=True):
     """One request's share of a step."""
 
     request_id: str
     tokens: list[int]
+    logprobs: list[Logprobs] = []
+    """One per token when the request asked for them, else empty."""
     finish_reason: str | None = None
     """None while it runs; "stop" (eos or stop token, which is not in `tokens`), "length", "deadline" or "error"."""
     error: str | None = None

@@ -17,7 +17,7 @@ from collections.abc import Sequence as Ordered
 from typing import TYPE_CHECKING, NoReturn
 
 from millrace_server.engine import checkpoint, frames
-from millrace_server.engine.failure import EXIT_CANNOT_SERVE, CannotServe
+from millrace_server.engine.failure import EXIT_CANNOT_SERVE, EXIT_DEVICE_LOST, CannotServe, DeviceLost
 from millrace_server.engine.messages import FromEngine, FromFront, Output, Progress, Ready, Step, Submit
 from millrace_server.settings import InvalidSettings, ServerSettings
 
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 TOKENS_PER_STEP = 512
 """Enough prompt tokens to keep the processor busy, few enough that those who generate wait little for a long prompt."""
+PREFIX_SHARE = 0.25
+"""Of the KV cache, for beginnings that may come again. Only what is never used otherwise would be free."""
+CALIBRATION_SECONDS = 5.0
 WARM_UP_PROMPT = 8
 WARM_UP_TOKENS = 4
 WARM_UP_SECONDS = 600
@@ -89,6 +92,9 @@ def main(arguments: Ordered[str] | None = None) -> int:
     except CannotServe as error:
         log.error("%s", error)  # noqa: TRY400 - the sentence says it all
         return front.fail(error)
+    except DeviceLost:
+        log.exception("the engine ends, so that another process may serve")
+        return EXIT_DEVICE_LOST
 
 
 def serve(settings: ServerSettings, front: Front) -> NoReturn:
@@ -99,13 +105,15 @@ def serve(settings: ServerSettings, front: Front) -> NoReturn:
     folder = checkpoint.find(name=settings.model_name, path=settings.model_path, revision=hub_revision)
     found = checkpoint.inspect(folder)
     # torch and transformers take seconds to import: only here, when the front already listens and the model's folder is known.
-    from millrace_server.engine import model
+    from millrace_server.engine import calibration, model
+    from millrace_server.engine.calibration import Pace
     from millrace_server.engine.loop import Loop
     from millrace_server.engine.scheduler import Limits, Scheduler
 
     model.use_container_threads()
     front.report("start", 1, 1)
     revision = checkpoint.read(found, front.report)
+    served_revision = settings.model_revision or revision
     runner = model.load(
         found,
         device=settings.device,
@@ -116,28 +124,37 @@ def serve(settings: ServerSettings, front: Front) -> NoReturn:
     )
     facts = runner.facts
 
-    def loop(emit: Callable[[Step], None]) -> Loop:
+    tokens_per_step = max(TOKENS_PER_STEP, 2 * settings.max_batch_size)
+
+    def loop(emit: Callable[[Step], None], pace: Pace) -> Loop:
         limits = Limits(
-            slots=settings.max_batch_size,
-            tokens_per_step=max(TOKENS_PER_STEP, 2 * settings.max_batch_size),
+            slots=pace.cap(settings.max_batch_size),
+            tokens_per_step=tokens_per_step,
             kv_tokens=runner.kv_tokens,
+            prefix_tokens=int(runner.kv_tokens * PREFIX_SHARE),
             company_seconds=settings.batch_timeout_ms / 1000,
         )
-        scheduler = Scheduler(limits, reserve=runner.reserve, eos_token_ids=facts.eos_token_ids)
+        scheduler = Scheduler(
+            limits, reserve=runner.reserve, beside=pace.beside, eos_token_ids=facts.eos_token_ids, revision=served_revision
+        )
         return Loop(scheduler, runner, inbox=front.inbox, emit=emit, max_length=facts.max_length, vocabulary=facts.vocabulary)
 
-    warm_up(loop, front, prompt=[0] * min(WARM_UP_PROMPT, facts.max_length - WARM_UP_TOKENS))
+    warm_up(lambda emit: loop(emit, Pace()), front, prompt=[0] * min(WARM_UP_PROMPT, facts.max_length - WARM_UP_TOKENS))
+    longest = min(tokens_per_step, facts.max_length)
+    pace = calibration.measure(runner, slots=settings.max_batch_size, longest_prompt=longest, seconds=CALIBRATION_SECONDS)
+    slots = pace.cap(settings.max_batch_size)
+    log.info("at most %d requests run at once (MAX_BATCH_SIZE=%d); seconds per step: %s", slots, settings.max_batch_size, pace)
     ready = Ready(
         device=facts.device,
         dtype=facts.dtype,
-        slots=settings.max_batch_size,
+        slots=slots,
         max_length=facts.max_length,
         vocabulary=facts.vocabulary,
         eos_token_ids=sorted(facts.eos_token_ids),
-        revision=settings.model_revision or revision,
+        revision=served_revision,
     )
     front.send(ready)
-    serving = loop(front.send)
+    serving = loop(front.send, pace)
     while True:
         serving.step()
 
@@ -147,12 +164,13 @@ def warm_up(loop: Callable[[Callable[[Step], None]], "Loop"], front: Front, *, p
     outputs: list[Output] = []
     warming = loop(lambda step: outputs.extend(step.outputs))
     deadline = time.monotonic() + WARM_UP_SECONDS
-    front.inbox.put(
-        Submit(request_id="warm-up", prompt=prompt, max_tokens=WARM_UP_TOKENS, temperature=0, top_p=1, ignore_eos=True, deadline=deadline)
-    )
+    front.inbox.put(Submit(request_id="warm-up", prompt=prompt, max_tokens=WARM_UP_TOKENS, ignore_eos=True, deadline=deadline))
     while not outputs or outputs[-1].finish_reason is None:
         front.report("warm-up", len(outputs), WARM_UP_TOKENS)
-        warming.step()
+        try:
+            warming.step()
+        except DeviceLost as error:
+            raise CannotServe("warm-up", "InvalidModel", f"{error}; the engine's log above has the details") from error
     if outputs[-1].finish_reason != "length":
         why = outputs[-1].error or f"the warm-up ended by {outputs[-1].finish_reason}"
         raise CannotServe("warm-up", "InvalidModel", f"{why}; the engine's log above has the details")

@@ -11,8 +11,7 @@ from hashlib import blake2b
 import torch
 from torch import Tensor
 
-from millrace_server.engine.scheduler import INVALID_TOKEN
-from millrace_server.engine.sequence import Sequence
+from millrace_server.engine.sequence import INVALID_TOKEN, Choice, Sequence
 
 LOWEST_TEMPERATURE = 1e-5
 """Below this a temperature only divides by zero; the answer is the greedy one already."""
@@ -20,17 +19,16 @@ CANDIDATES = 256
 """Tokens sorted first for top_p; rows whose nucleus is larger are sorted whole."""
 
 
-def sample(logits: Tensor, sequences: Ordered[Sequence]) -> list[int]:
-    """One token per row of logits [rows, vocabulary]; INVALID_TOKEN for a row that has NaN or no finite maximum."""
+def sample(logits: Tensor, sequences: Ordered[Sequence]) -> list[Choice]:
+    """One choice per row of logits [rows, vocabulary]; its token is INVALID_TOKEN for a row that has NaN or no finite maximum."""
     best, tokens = logits.max(dim=-1)
     tokens = tokens.masked_fill(~best.isfinite(), INVALID_TOKEN)
-    warm = [row for row, sequence in enumerate(sequences) if sequence.request.temperature > 0]
+    warm = [row for row, sequence in enumerate(sequences) if sequence.request.sampling.temperature > 0]
     if warm:
         index = torch.tensor(warm, device=logits.device)
         drawn = _draw(logits[index], best[index], [sequences[row] for row in warm])
         tokens[index] = torch.where(tokens[index] == INVALID_TOKEN, tokens[index], drawn)
-    result: list[int] = tokens.tolist()
-    return result
+    return [Choice(token) for token in tokens.tolist()]
 
 
 def uniform(seed: int, position: int) -> float:
@@ -40,7 +38,10 @@ def uniform(seed: int, position: int) -> float:
 
 
 def _draw(logits: Tensor, best: Tensor, sequences: Ordered[Sequence]) -> Tensor:
-    settings = [(max(s.request.temperature, LOWEST_TEMPERATURE), s.request.top_p, uniform(s.seed, len(s.tokens))) for s in sequences]
+    settings = [
+        (max(s.request.sampling.temperature, LOWEST_TEMPERATURE), s.request.sampling.top_p, uniform(s.seed, len(s.tokens)))
+        for s in sequences
+    ]
     temperature, top_p, chance = torch.tensor(settings, dtype=torch.float32, device=logits.device).T[..., None]
     weights = ((logits.float() - best.float()[:, None]) / temperature).exp_()
     total = weights.sum(dim=-1, keepdim=True)

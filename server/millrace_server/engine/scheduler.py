@@ -1,19 +1,22 @@
 """Who runs in the next step, and how much of each: pure decisions. No torch, no thread, no clock (`now` is an argument).
 
-Every step has one budget of tokens. Sequences that generate come first, one token each, so that a long prompt never stops them;
-the rest of the budget goes to prompts in order of arrival, in chunks. Requests join at every step and leave at the end of one.
+Every step has one budget of tokens. Sequences that generate come first, one token each; the rest goes to prompts, in chunks. A prompt
+that takes more than a step yields to those who generate, so that they hardly notice it. Requests join at every step and leave at the
+end of one. Memory is promised to nobody: when the running ones outgrow it, the one that ranks last gives its place up and is computed
+again later.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as Ordered
 from dataclasses import dataclass
 
 from millrace_server.engine.messages import Output
-from millrace_server.engine.sequence import Sequence
+from millrace_server.engine.prefixes import BLOCK_TOKENS, PrefixIndex
+from millrace_server.engine.sequence import INVALID_TOKEN, Choice, Sequence
+from millrace_server.engine.waiting import WaitingQueue, rank
 
-INVALID_TOKEN = -1
-"""What the runner answers instead of a token when a row's logits are not numbers."""
+ROOM_TO_GROW = 64
+"""Tokens that must be free beyond a sequence's present ones when it is admitted: it shall not be preempted at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +26,9 @@ class Limits:
     tokens_per_step: int
     """Tokens computed per step, at least one per slot."""
     kv_tokens: int
-    """Tokens that the KV cache may hold, in the units of `reserve`."""
+    """Tokens that the KV cache may hold, in the units of `reserve`. The longest sequence must fit."""
+    prefix_tokens: int
+    """Of these, at most so many for beginnings that are kept for reuse; they make way for running sequences."""
     company_seconds: float
     """How long an idle engine waits for company at most."""
 
@@ -35,6 +40,10 @@ class Chunk:
     sequence: Sequence
     start: int
     length: int
+    reuse: tuple[bytes, ...] = ()
+    """Stored blocks with which the sequence begins; set in its first chunk, which starts where they end."""
+    keep: tuple[tuple[int, bytes], ...] = ()
+    """Index and key of the blocks that this chunk completes, to be stored."""
 
     @property
     def end(self) -> int:
@@ -48,10 +57,13 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """One step: the chunks to compute, decoding ones first, and the sequences whose deadline passed."""
+    """One step. First the expired and the preempted sequences' memory is released, then the chunks are computed, decoding ones first,
+    and then the forgotten blocks are dropped (chunks of this very step may reuse them)."""
 
     chunks: tuple[Chunk, ...] = ()
     expired: tuple[Sequence, ...] = ()
+    preempted: tuple[Sequence, ...] = ()
+    forgotten: tuple[bytes, ...] = ()
     wake_at: float | None = None
     """Set when requests wait for company: schedule again then, or when another request arrives."""
 
@@ -59,18 +71,30 @@ class Plan:
 class Scheduler:
     """The queue and the running batch.
 
-    `reserve(tokens)` says how much of `kv_tokens` a sequence of that final length may come to occupy. It is reserved at admission,
-    so that a running sequence can always go on.
+    `reserve(tokens)` says how much of `kv_tokens` a sequence of so many tokens occupies; `beside(generating)`, how many tokens of long
+    prompts a step may hold while so many sequences generate.
     """
 
-    def __init__(self, limits: Limits, *, reserve: Callable[[int], int], eos_token_ids: Iterable[int] = ()) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        reserve: Callable[[int], int],
+        beside: Callable[[int], int],
+        eos_token_ids: Iterable[int] = (),
+        revision: str = "",
+    ) -> None:
         if limits.tokens_per_step < limits.slots:
             raise ValueError(f"tokens_per_step={limits.tokens_per_step} cannot give each of {limits.slots} slots a token")
         self.limits = limits
-        self.waiting: deque[Sequence] = deque()
+        self.cap = limits.slots
+        """Sequences that may run at once now: the slots, or fewer after memory ran out."""
+        self.waiting = WaitingQueue()
         self.running: list[Sequence] = []
-        self.reserved = 0
+        self.prefixes = PrefixIndex(revision=revision)
+        self._distrusted: tuple[bytes, ...] = ()
         self._reserve = reserve
+        self._beside = beside
         self._eos_token_ids = frozenset(eos_token_ids)
         self._company = _Company(limits.company_seconds)
 
@@ -78,90 +102,146 @@ class Scheduler:
     def is_idle(self) -> bool:
         return not self.running and not self.waiting
 
+    @property
+    def occupied(self) -> int:
+        """KV tokens of the running sequences, as long as they are now."""
+        return sum(self._reserve(len(sequence.tokens)) for sequence in self.running)
+
     def add(self, sequence: Sequence, *, now: float) -> None:
         self._company.arrived(now, idle=self.is_idle)
-        self.waiting.append(sequence)
+        self.waiting.add(sequence)
 
     def cancel(self, request_id: str) -> Sequence | None:
         """Forget a request at once, wherever it is. None when it has already ended."""
-        for sequence in (*self.running, *self.waiting):
-            if sequence.request.request_id == request_id:
-                self._remove(sequence)
-                return sequence
-        return None
+        everybody = (*self.running, *self.waiting)
+        found = next((sequence for sequence in everybody if sequence.request.request_id == request_id), None)
+        if found:
+            self._remove(found)
+        return found
 
     def schedule(self, *, now: float) -> Plan:
-        """Decide the next step. The chunks must then be computed and handed to `commit` or `fail`."""
+        """Decide the next step. Its chunks are then computed and handed to `commit` or `fail`; those that are not, come again."""
         expired = tuple(sequence for sequence in (*self.running, *self.waiting) if sequence.request.deadline <= now)
         for sequence in expired:
             sequence.finish_reason = "deadline"
             self._remove(sequence)
         if not self.running and self.waiting:
-            wake_at = self._company.wait_until(now, waiting=min(len(self.waiting), self.limits.slots))
-            if wake_at is not None and len(self.waiting) < self.limits.slots:
+            wake_at = self._company.wait_until(now, waiting=min(len(self.waiting), self.cap))
+            if wake_at is not None and len(self.waiting) < self.cap:
                 return Plan(expired=expired, wake_at=wake_at)
-        return Plan(chunks=tuple(self._chunks()), expired=expired)
+        preempted = tuple(self._preempt())
+        chunks = tuple(self._chunks())
+        free = self.limits.kv_tokens - self.occupied
+        forgotten, self._distrusted = self._distrusted + self.prefixes.shrink(min(self.limits.prefix_tokens, free)), ()
+        return Plan(chunks=chunks, expired=expired, preempted=preempted, forgotten=forgotten)
 
-    def commit(self, plan: Plan, tokens: Ordered[int]) -> list[Output]:
-        """Record a computed step. `tokens` holds one token, or INVALID_TOKEN, per chunk that samples, in the plan's order."""
-        sampling = [chunk.sequence for chunk in plan.chunks if chunk.samples]
-        for chunk in plan.chunks:
+    def commit(self, chunks: Iterable[Chunk], choices: Ordered[Choice]) -> list[Output]:
+        """Record computed chunks. `choices` holds one per chunk that samples, in the same order."""
+        sampling: list[Sequence] = []
+        for chunk in chunks:
+            if chunk.samples:
+                sampling.append(chunk.sequence)
             chunk.sequence.computed = chunk.end
-        return [self._accept(sequence, token) for sequence, token in zip(sampling, tokens, strict=True)]
+            for _, key in chunk.keep:
+                self.prefixes.store(key)
+        return [self._accept(sequence, choice) for sequence, choice in zip(sampling, choices, strict=True)]
 
-    def fail(self, plan: Plan, error: str) -> list[Output]:
-        """End every sequence of a step that could not be computed."""
-        return [self._end_with_error(chunk.sequence, error) for chunk in plan.chunks]
-
-    def _accept(self, sequence: Sequence, token: int) -> Output:
-        if token == INVALID_TOKEN:
-            return self._end_with_error(sequence, "the model's output for this request is not a number (NaN or infinite logits)")
-        belongs = sequence.accept(token, self._eos_token_ids)
-        if sequence.finish_reason:
-            self._remove(sequence)
-        return Output(request_id=sequence.request.request_id, tokens=[token] if belongs else [], finish_reason=sequence.finish_reason)
-
-    def _end_with_error(self, sequence: Sequence, error: str) -> Output:
+    def fail(self, sequence: Sequence, error: str) -> Output:
+        """End a sequence that could not be computed."""
         sequence.finish_reason = "error"
         self._remove(sequence)
         return Output(request_id=sequence.request.request_id, tokens=[], finish_reason="error", error=error)
 
+    def start_over(self, *, cap: int | None = None) -> None:
+        """The KV cache was lost: every running sequence waits to be computed again, at most `cap` of them at once from now on."""
+        self.cap = max(1, self.cap if cap is None else min(self.cap, cap))
+        for sequence in sorted(self.running, key=rank, reverse=True):
+            self._give_up_place(sequence)
+        self.prefixes.clear()
+        self._distrusted = ()
+
+    def _accept(self, sequence: Sequence, choice: Choice) -> Output:
+        if choice.token == INVALID_TOKEN:
+            self._distrusted += self.prefixes.discard(sequence)
+            return self.fail(sequence, "the model's output for this request is not a number (NaN or infinite logits)")
+        try:
+            belongs = sequence.accept(choice.token, self._eos_token_ids)
+        except Exception as error:  # noqa: BLE001 - a mask is somebody else's code, and the request is its own
+            return self.fail(sequence, f"the structured output cannot go on ({type(error).__name__}: {error})")
+        if sequence.finish_reason:
+            self._remove(sequence)
+        return Output(
+            request_id=sequence.request.request_id,
+            tokens=[choice.token] if belongs else [],
+            logprobs=[choice.logprobs] if belongs and choice.logprobs else [],
+            finish_reason=sequence.finish_reason,
+        )
+
     def _remove(self, sequence: Sequence) -> None:
         if sequence in self.running:
             self.running.remove(sequence)
-            self.reserved -= self._reserve(sequence.final_length)
+            self.prefixes.withdraw(sequence)
         else:
             self.waiting.remove(sequence)
+
+    def _preempt(self) -> Iterator[Sequence]:
+        """Those that must leave so that the others fit. The one that ranks first never does: it always comes to its end."""
+        while len(self.running) > 1 and self.occupied > self.limits.kv_tokens:
+            last = max(reversed(self.running), key=rank)  # of equals the one that was admitted last
+            self._give_up_place(last)
+            yield last
+
+    def _give_up_place(self, sequence: Sequence) -> None:
+        self._remove(sequence)
+        sequence.computed = 0
+        self.waiting.put_back(sequence)
 
     def _chunks(self) -> Iterator[Chunk]:
         budget = self.limits.tokens_per_step
         prompts: list[Sequence] = []
-        for sequence in self.running:
-            if sequence.pending == 1:
-                yield Chunk(sequence, sequence.computed, 1)
+        for running in self.running:
+            if running.computed and running.pending == 1:
+                yield self._chunk(running, 1)
                 budget -= 1
             else:
-                prompts.append(sequence)
-        for sequence in prompts:
-            if budget > 0:
-                chunk = Chunk(sequence, sequence.computed, min(sequence.pending, budget))
-                budget -= chunk.length
-                yield chunk
-        while budget > 0 and self._admit():
-            sequence = self.running[-1]
-            chunk = Chunk(sequence, 0, min(sequence.pending, budget))
-            budget -= chunk.length
-            yield chunk
+                prompts.append(running)
+        generating = len(self.running) - len(prompts)
+        for_long = min(budget, self._beside(generating)) if generating else budget
+        candidates = self._each_prompt(prompts)
+        while budget > 0 and (sequence := next(candidates, None)):
+            if not sequence.computed and self.prefixes.is_awaited(sequence):
+                continue
+            reuse = () if sequence.computed else self.prefixes.reuse(sequence)
+            left = sequence.pending - len(reuse) * BLOCK_TOKENS
+            is_long = max(left, sequence.computed) > self.limits.tokens_per_step
+            length = min(left, budget, for_long if is_long else budget)
+            if length > 0:
+                budget -= length
+                for_long -= length if is_long else 0
+                yield self._chunk(sequence, length, reuse)
+
+    def _each_prompt(self, running: list[Sequence]) -> Iterator[Sequence]:
+        yield from running
+        while self._admit():
+            yield self.running[-1]
+
+    def _chunk(self, sequence: Sequence, length: int, reuse: tuple[bytes, ...] = ()) -> Chunk:
+        if not self.limits.prefix_tokens:
+            return Chunk(sequence, sequence.computed, length)
+        if not sequence.computed:
+            self.prefixes.announce(sequence)
+        start = sequence.computed + len(reuse) * BLOCK_TOKENS
+        return Chunk(sequence, start, length, reuse, self.prefixes.completed(sequence, start=start, end=start + length))
 
     def _admit(self) -> bool:
-        """Move the first waiting sequence into the batch. It is never overtaken: a large request is not starved by small ones."""
-        if not self.waiting or len(self.running) >= self.limits.slots:
+        """Move the head of the queue into the batch. It is never overtaken: a large request is not starved by small ones."""
+        head = self.waiting.head()
+        if head is None or len(self.running) >= self.cap:
             return False
-        needed = self._reserve(self.waiting[0].final_length)
-        if self.reserved + needed > self.limits.kv_tokens:
+        soon = min(head.final_length, len(head.tokens) + ROOM_TO_GROW)
+        if self.running and self.occupied + self._reserve(soon) > self.limits.kv_tokens:
             return False
-        self.reserved += needed
-        self.running.append(self.waiting.popleft())
+        self.running.append(self.waiting.pop())
         return True
 
 

@@ -1,8 +1,30 @@
 """One request's life in the engine: what was asked never changes, what was computed only grows."""
 
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
-from millrace_server.engine.messages import Submit
+from millrace_server.engine.messages import Logprobs, Submit
+
+INVALID_TOKEN = -1
+"""What the runner answers instead of a token when a row's logits are not numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The token that was chosen for a sequence: INVALID_TOKEN when its logits are not numbers, or none was allowed."""
+
+    token: int
+    logprobs: Logprobs | None = None
+
+
+class TokenMask(Protocol):
+    """Structured output: which tokens may come next. Asked before each token of a sequence, told of each one that was chosen."""
+
+    def forbid(self, logits: Any) -> None:  # noqa: ANN401 - a torch.Tensor, which this module does not import
+        """Set the logits [vocabulary] of the tokens that must not come next to -inf, in place."""
+
+    def accept(self, token: int) -> None:
+        """The answer goes on with this token."""
 
 
 @dataclass(eq=False, slots=True)
@@ -19,8 +41,11 @@ class Sequence:
     """Chooses the answer together with each token's position; given by the client or drawn once on arrival."""
     arrived: float
     """Monotonic time."""
+    mask: TokenMask | None = None
     tokens: list[int] = field(init=False)
     computed: int = 0
+    block_keys: list[bytes] = field(default_factory=list)
+    """Keys of the blocks of `tokens` hashed so far, see `prefixes`."""
     finish_reason: str | None = None
 
     def __post_init__(self) -> None:
@@ -42,11 +67,16 @@ class Sequence:
         return len(self.request.prompt) + self.request.max_tokens
 
     def accept(self, token: int, eos_token_ids: frozenset[int]) -> bool:
-        """Append a sampled token, or end. Returns whether the token belongs to the answer (a stop token does not)."""
+        """Append a sampled token, or end. Returns whether the token belongs to the answer (a stop token does not).
+
+        Raises what the mask raises.
+        """
         if token in self.request.stop_token_ids or (token in eos_token_ids and not self.request.ignore_eos):
             self.finish_reason = "stop"
             return False
         self.tokens.append(token)
+        if self.mask:
+            self.mask.accept(token)
         if self.generated >= self.request.max_tokens:
             self.finish_reason = "length"
         return True

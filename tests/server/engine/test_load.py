@@ -11,7 +11,7 @@ from transformers import BloomConfig, GPTJConfig, PreTrainedConfig
 import fake_model
 from millrace_server.engine import checkpoint
 from millrace_server.engine.failure import CannotServe
-from millrace_server.engine.model import Runner
+from millrace_server.engine.runner import Runner
 from millrace_server.settings import DType
 from small_engine import load
 

@@ -1,16 +1,19 @@
 """The step loop with the real model: fairness, isolation and life cycle, read from the step log."""
 
+import dataclasses
 import random
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 import torch
 
 import fake_model
+from millrace_server.engine.failure import DeviceLost, StepOutOfMemory
 from millrace_server.engine.messages import Submit
-from millrace_server.engine.model import Runner
+from millrace_server.engine.runner import Runner
 from millrace_server.engine.scheduler import Chunk
-from millrace_server.engine.sequence import Sequence
+from millrace_server.engine.sequence import Choice, Sequence
 from small_engine import SmallEngine, load, request
 
 
@@ -126,28 +129,188 @@ class Breaking:
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
-
-    def run(self, chunks: tuple[Chunk, ...]) -> list[int]:
-        if any(chunk.sequence.tokens[0] == self.POISON for chunk in chunks):
-            raise ArithmeticError("poison")
-        tokens: list[int] = self._runner.run(chunks)
-        return tokens
+        self.runs = 0
+        self.tokens = 0
+        """Computed in all runs."""
 
     def release(self, sequence: Sequence) -> None:
         self._runner.release(sequence)
 
+    def forget(self, blocks: Iterable[bytes]) -> None:
+        self._runner.forget(blocks)
 
-def test_a_step_that_fails_ends_its_requests_and_the_loop_goes_on(runner: Runner, caplog: pytest.LogCaptureFixture) -> None:
-    engine, good = SmallEngine(Breaking(runner)), request("good", b"good")
-    engine.submit(request("poison", [Breaking.POISON]), request("mate", b"mate"))
+    def reset(self) -> None:
+        self._runner.reset()
+
+    def is_sound(self) -> bool:
+        return self._runner.is_sound()
+
+    def run(self, chunks: tuple[Chunk, ...]) -> list[Choice]:
+        self.runs += 1
+        self.tokens += sum(chunk.length for chunk in chunks)
+        if any(chunk.sequence.tokens[0] == self.POISON for chunk in chunks):
+            raise ArithmeticError("poison")
+        return self._runner.run(chunks)
+
+
+@pytest.mark.parametrize("place", [0, 3, 7])
+def test_one_poisonous_request_of_eight_fails_alone_and_is_found_in_few_runs(
+    runner: Runner, place: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    mates = [request(f"mate{index}", [index + 20] * (index + 1), max_tokens=4) for index in range(7)]
+    breaking = Breaking(runner)
+    engine = SmallEngine(breaking, slots=8)
+    engine.submit(*mates[:place], request("poison", [Breaking.POISON]), *mates[place:])
     engine.step()
-    assert engine.finish_reason("poison") == engine.finish_reason("mate") == "error"
+    assert breaking.runs <= 2 * 3 + 1
+    assert engine.finish_reason("poison") == "error"
     assert "ArithmeticError" in str(engine.outputs("poison")[0].error)
     assert "poison" in caplog.text
-    engine.submit(good)
     engine.finish()
-    assert engine.tokens("good") == alone(runner, good)
+    assert [engine.tokens(mate.request_id) for mate in mates] == [alone(runner, mate) for mate in mates]
     assert runner.bytes_held() == 0
+
+
+def test_two_poisonous_requests_fail_and_nobody_else_does(runner: Runner) -> None:
+    mates = [request(f"mate{index}", [index + 20], max_tokens=4) for index in range(6)]
+    engine = SmallEngine(Breaking(runner), slots=8)
+    engine.submit(request("poison1", [Breaking.POISON]), *mates, request("poison2", [Breaking.POISON]))
+    engine.finish()
+    assert engine.finish_reason("poison1") == engine.finish_reason("poison2") == "error"
+    assert [engine.tokens(mate.request_id) for mate in mates] == [alone(runner, mate) for mate in mates]
+
+
+class Forgetful(Breaking):
+    """Loses its memory once: then no step with any of the present sequences can be computed until everything is computed anew."""
+
+    def __init__(self, runner: Runner) -> None:
+        super().__init__(runner)
+        self.lost = False
+
+    def run(self, chunks: tuple[Chunk, ...]) -> list[Choice]:
+        if self.lost:
+            raise RuntimeError("the memory is gone")
+        return super().run(chunks)
+
+    def reset(self) -> None:
+        self._runner.reset()
+        self.lost = False
+
+
+def test_when_a_step_fails_for_everybody_its_requests_end_and_the_others_are_computed_anew(runner: Runner) -> None:
+    forgetful = Forgetful(runner)
+    engine = SmallEngine(forgetful, slots=4, tokens_per_step=8)
+    spectator = request("spectator", b"s" * 30, max_tokens=3)
+    engine.submit(request("a", b"a"), request("b", b"b"))
+    engine.step()
+    engine.submit(request("long", b"long" * 20), spectator)
+    engine.step()
+    assert not engine.outputs("spectator")
+    forgetful.lost = True
+    engine.step()
+    assert {name: engine.finish_reason(name) for name in ("a", "b", "long")} == dict.fromkeys(("a", "b", "long"), "error")
+    engine.finish()
+    assert engine.tokens("spectator") == alone(runner, spectator)
+    assert runner.bytes_held() == 0
+
+
+class Small(Breaking):
+    """A device whose memory holds `most` sequences in a step."""
+
+    def __init__(self, runner: Runner, most: int) -> None:
+        super().__init__(runner)
+        self.most = most
+
+    def run(self, chunks: tuple[Chunk, ...]) -> list[Choice]:
+        if len(chunks) > self.most:
+            raise StepOutOfMemory(f"{len(chunks)} > {self.most}")
+        return super().run(chunks)
+
+
+def test_out_of_memory_halves_the_batch_until_it_fits_and_every_request_is_answered(runner: Runner) -> None:
+    requests = [request(f"r{index}", [index + 20] * 5, max_tokens=6) for index in range(8)]
+    small = Small(runner, most=3)
+    engine = SmallEngine(small, slots=8)
+    engine.submit(*requests)
+    engine.finish()
+    assert engine.scheduler.cap == 2
+    assert [engine.tokens(one.request_id) for one in requests] == [alone(runner, one) for one in requests]
+    assert runner.bytes_held() == 0
+
+
+def test_a_request_that_does_not_fit_even_alone_ends_with_an_error(runner: Runner) -> None:
+    engine = SmallEngine(Small(runner, most=0))
+    engine.submit(request("large", b"large"))
+    engine.finish()
+    assert "not enough memory" in str(engine.outputs("large")[-1].error)
+
+
+def test_broken_weights_end_the_process_and_not_only_the_requests(tmp_path: Path) -> None:
+    runner = load(fake_model.build(tmp_path))
+    engine = SmallEngine(runner)
+    engine.submit(request("a", b"a"), request("b", b"b"))
+    engine.step()
+    with torch.no_grad():
+        runner._model.get_input_embeddings().weight.fill_(float("nan"))
+    with pytest.raises(DeviceLost):
+        engine.step()
+
+
+def test_a_runner_that_cannot_compute_even_a_harmless_token_ends_the_process(runner: Runner) -> None:
+    class Dead(Breaking):
+        def run(self, chunks: tuple[Chunk, ...]) -> list[Choice]:
+            raise RuntimeError(f"no step of {len(chunks)} works")
+
+        def is_sound(self) -> bool:
+            return bool(self.run(()))
+
+    engine = SmallEngine(Dead(runner))
+    engine.submit(request("a", b"a"))
+    with pytest.raises(DeviceLost):
+        engine.step()
+
+
+def test_a_shared_beginning_gives_the_same_answers_and_is_computed_once(runner: Runner) -> None:
+    shared = [index * 5 % 256 for index in range(150)]
+    requests = [request(f"r{index}", [*shared, index], max_tokens=8) for index in range(4)]
+    breaking = Breaking(runner)
+    engine = SmallEngine(breaking, tokens_per_step=64, prefix_tokens=1024)
+    engine.submit(*requests)
+    engine.finish()
+    assert [engine.tokens(one.request_id) for one in requests] == [alone(runner, one) for one in requests]
+    assert breaking.tokens == 151 + 3 * (151 - 128) + 4 * 7  # the others begin with four blocks of 32
+    kept = runner.bytes_held()
+    assert kept > 0
+    again = request("again", [*shared, 1, 2, 3], max_tokens=8)
+    engine.submit(again)
+    engine.finish()
+    assert engine.tokens("again") == alone(runner, again)
+    engine.scheduler.limits = dataclasses.replace(engine.scheduler.limits, prefix_tokens=0)
+    engine.submit(request("last", b"x", max_tokens=1))
+    engine.finish()
+    assert runner.bytes_held() == 0
+
+
+def test_n_answers_to_one_prompt_share_its_computation_and_have_seeds_of_their_own(runner: Runner) -> None:
+    one = request("n", [index % 256 for index in range(70)], max_tokens=6, temperature=2.0, seed=2**64 - 1)
+    copies = one.copies(3)
+    assert [copy.sampling.seed for copy in copies] == [2**64 - 1, 0, 1]
+    engine = SmallEngine(runner, tokens_per_step=128, prefix_tokens=1024)
+    engine.submit(*copies)
+    engine.finish()
+    answers = [engine.tokens(copy.request_id) for copy in copies]
+    assert answers == [alone(runner, copy) for copy in copies]
+    assert len({tuple(answer) for answer in answers}) == 3
+    runner.reset()
+
+
+def test_memory_for_few_makes_many_take_turns_and_changes_no_answer(runner: Runner) -> None:
+    requests = [request(f"r{index}", [index + 1] * 40, max_tokens=60) for index in range(6)]
+    engine = SmallEngine(runner, slots=6, kv_tokens=320, reserve=runner.reserve, prefix_tokens=128)
+    engine.submit(*requests)
+    engine.finish()
+    assert [engine.tokens(one.request_id) for one in requests] == [alone(runner, one) for one in requests]
+    runner.reset()
 
 
 def test_a_row_of_nan_ends_its_request_and_neither_its_mates_nor_its_successor(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedConfig, Qwe
 
 import fake_model
 from millrace_server.engine.messages import Submit
-from millrace_server.engine.model import Runner
+from millrace_server.engine.runner import Runner
 from small_engine import SmallEngine, load, request
 
 SMALL = {"vocab_size": 259, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "initializer_range": 0.4}

@@ -1,34 +1,53 @@
 """The scheduler's decisions, without a model: tables and properties over arbitrary histories."""
 
+import random
 from collections.abc import Iterable
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from millrace_server.engine.scheduler import INVALID_TOKEN, Limits, Plan, Scheduler
-from millrace_server.engine.sequence import Sequence
+from millrace_server.engine.messages import Output
+from millrace_server.engine.prefixes import BLOCK_TOKENS, PrefixIndex
+from millrace_server.engine.scheduler import Chunk, Limits, Plan, Scheduler
+from millrace_server.engine.sequence import INVALID_TOKEN, Choice, Sequence
+from millrace_server.engine.waiting import AGEING_SECONDS, rank
 from small_engine import request
 
 EOS = 256
+BESIDE = 2
+"""Tokens of long prompts per sequence that generates."""
 
 
 def scheduler(
-    *, slots: int = 4, tokens_per_step: int = 16, kv_tokens: int = 10_000, company_seconds: float = 0, eos: Iterable[int] = ()
+    *,
+    slots: int = 4,
+    tokens_per_step: int = 16,
+    kv_tokens: int = 10_000,
+    prefix_tokens: int = 0,
+    company_seconds: float = 0,
+    eos: Iterable[int] = (),
 ) -> Scheduler:
-    limits = Limits(slots=slots, tokens_per_step=tokens_per_step, kv_tokens=kv_tokens, company_seconds=company_seconds)
-    return Scheduler(limits, reserve=lambda tokens: tokens, eos_token_ids=eos)
+    limits = Limits(
+        slots=slots, tokens_per_step=tokens_per_step, kv_tokens=kv_tokens, prefix_tokens=prefix_tokens, company_seconds=company_seconds
+    )
+    return Scheduler(limits, reserve=lambda tokens: tokens, beside=lambda generating: BESIDE * generating, eos_token_ids=eos)
 
 
-def sequence(name: str, prompt_tokens: int = 4, max_tokens: int = 3, *, deadline: float = 1e9, ignore_eos: bool = True) -> Sequence:
-    return Sequence(request(name, [1] * prompt_tokens, max_tokens=max_tokens, deadline=deadline, ignore_eos=ignore_eos), seed=0, arrived=0)
+def sequence(name: str, prompt: int | list[int] = 4, max_tokens: int = 3, *, arrived: float = 0, **fields: Any) -> Sequence:  # noqa: ANN401
+    """`prompt` is its tokens, or how many."""
+    tokens = [1] * prompt if isinstance(prompt, int) else prompt
+    return Sequence(request(name, tokens, max_tokens=max_tokens, **fields), seed=0, arrived=arrived)
 
 
 def lengths(plan: Plan) -> dict[str, int]:
     return {chunk.sequence.request.request_id: chunk.length for chunk in plan.chunks}
 
 
-def commit(one: Scheduler, plan: Plan, token: int = 1) -> None:
-    one.commit(plan, [token for chunk in plan.chunks if chunk.samples])
+def commit(one: Scheduler, plan: Plan, *tokens: int) -> list[Output]:
+    """One token per chunk that samples; 1 unless told."""
+    sampling = [chunk for chunk in plan.chunks if chunk.samples]
+    return one.commit(plan.chunks, [Choice(token) for token in tokens or [1] * len(sampling)])
 
 
 def test_those_who_generate_come_first_and_prompts_share_the_rest_of_the_budget() -> None:
@@ -72,7 +91,7 @@ def test_a_cancelled_request_is_gone_wherever_it_was() -> None:
     assert one.cancel("waits") is not None
     assert one.cancel("waits") is None
     assert one.is_idle
-    assert one.reserved == 0
+    assert one.occupied == 0
 
 
 def test_a_deadline_ends_waiting_and_running_requests() -> None:
@@ -99,7 +118,7 @@ def test_a_stop_token_ends_the_answer_and_is_not_part_of_it() -> None:
     one.add(sequence("stops", ignore_eos=False), now=0)
     one.add(sequence("ignores"), now=0)
     plan = one.schedule(now=0)
-    stops, ignores = one.commit(plan, [EOS, EOS])
+    stops, ignores = commit(one, plan, EOS, EOS)
     assert (stops.tokens, stops.finish_reason) == ([], "stop")
     assert (ignores.tokens, ignores.finish_reason) == ([EOS], None)
 
@@ -108,7 +127,7 @@ def test_a_row_that_is_not_a_number_ends_only_its_own_request() -> None:
     one = scheduler()
     one.add(sequence("bad"), now=0)
     one.add(sequence("good"), now=0)
-    bad, good = one.commit(one.schedule(now=0), [INVALID_TOKEN, 7])
+    bad, good = commit(one, one.schedule(now=0), INVALID_TOKEN, 7)
     assert bad.finish_reason == "error"
     assert bad.error is not None
     assert (good.tokens, good.finish_reason) == ([7], None)
@@ -155,54 +174,191 @@ def test_a_full_batch_does_not_wait_for_more_company_than_fits() -> None:
     assert lengths(one.schedule(now=9)) == {"d": 4, "e": 4}
 
 
+def test_who_outgrows_the_memory_makes_the_last_one_give_up_its_place_and_nobody_is_lost() -> None:
+    one = scheduler(kv_tokens=100, tokens_per_step=100)
+    for name, arrived in (("old", 0), ("young", 1)):
+        one.add(sequence(name, 20, 60, arrived=arrived), now=arrived)
+    plans = []
+    while not one.is_idle:
+        plans.append(one.schedule(now=1))
+        commit(one, plans[-1])
+    preempted = [each for plan in plans for each in plan.preempted]
+    assert [each.request.request_id for each in preempted] == ["young"]
+    restart = next(plan for plan in plans if any(chunk.start == 0 and chunk.length > 20 for chunk in plan.chunks))
+    assert lengths(restart)["young"] == len(preempted[0].request.prompt) + 31  # computed again with what it had generated
+    assert preempted[0].finish_reason == "length"
+    assert preempted[0].generated == 60
+
+
+def test_a_better_priority_is_admitted_first_and_age_makes_up_for_a_worse_one() -> None:
+    one = scheduler(slots=1)
+    one.add(sequence("background", priority=1, arrived=0), now=0)
+    one.add(sequence("late", priority=0, arrived=AGEING_SECONDS + 1), now=AGEING_SECONDS + 1)
+    one.add(sequence("early", priority=0, arrived=AGEING_SECONDS - 1), now=AGEING_SECONDS - 1)
+    one.add(sequence("urgent", priority=-5, arrived=AGEING_SECONDS), now=AGEING_SECONDS)
+    order = []
+    while not one.is_idle:
+        plan = one.schedule(now=0)
+        order += [chunk.sequence.request.request_id for chunk in plan.chunks if chunk.start == 0]
+        commit(one, plan)
+    # "late" and "early" are of one priority and one tenant: in the order in which they were added.
+    assert order == ["urgent", "background", "late", "early"]
+
+
+def test_tenants_of_one_priority_take_turns_however_many_requests_one_of_them_sends() -> None:
+    one = scheduler(slots=1)
+    for index in range(4):
+        one.add(sequence(f"flood{index}", max_tokens=1, tenant="flood"), now=0)
+    for name in ("a", "b"):
+        one.add(sequence(name, max_tokens=1, tenant=name), now=0)
+    order = []
+    while not one.is_idle:
+        plan = one.schedule(now=0)
+        order += list(lengths(plan))
+        commit(one, plan)
+    assert order == ["flood0", "a", "b", "flood1", "flood2", "flood3"]
+
+
+def test_a_prompt_of_many_steps_yields_to_those_who_generate_and_a_short_one_does_not_wait_for_it() -> None:
+    one = scheduler(tokens_per_step=16)
+    one.add(sequence("generates", 4, 50), now=0)
+    commit(one, one.schedule(now=0))
+    one.add(sequence("long", 40), now=0)
+    one.add(sequence("short", 10), now=0)
+    assert lengths(one.schedule(now=0)) == {"generates": 1, "long": BESIDE, "short": 10}
+
+
+def test_an_equal_beginning_is_computed_once_and_waited_for_while_it_is_computed() -> None:
+    one = scheduler(tokens_per_step=64, prefix_tokens=1000)
+    shared = [7] * 100
+    one.add(sequence("first", [*shared, 1]), now=0)
+    one.add(sequence("second", [*shared, 2]), now=0)
+    for expected in ({"first": 64}, {"first": 37}):  # the second waits for all three blocks
+        plan = one.schedule(now=0)
+        assert lengths(plan) == expected
+        commit(one, plan)
+    plan = one.schedule(now=0)
+    reuse = {chunk.sequence.request.request_id: (chunk.start, chunk.length, len(chunk.reuse)) for chunk in plan.chunks}
+    assert reuse == {"first": (101, 1, 0), "second": (96, 5, 3)}
+
+
+def test_who_waits_for_a_beginning_computes_it_when_the_other_one_leaves() -> None:
+    one = scheduler(tokens_per_step=16, prefix_tokens=1000)
+    one.add(sequence("first", [7] * 100), now=0)
+    one.add(sequence("second", [7] * 100), now=0)
+    plan = one.schedule(now=0)
+    assert lengths(plan) == {"first": 16}
+    commit(one, plan)
+    one.cancel("first")
+    assert lengths(one.schedule(now=0)) == {"second": 16}
+
+
+def test_a_beginning_is_not_shared_between_tenants_nor_between_revisions() -> None:
+    shared = [7] * 64
+    one = scheduler(tokens_per_step=200, prefix_tokens=1000)
+    for tenant in "ab":
+        one.add(sequence(tenant, shared, tenant=tenant), now=0)
+    assert lengths(one.schedule(now=0)) == {"a": 64, "b": 64}
+    index, other = PrefixIndex(revision="one"), PrefixIndex(revision="two")
+    assert index.completed(sequence("x", shared), start=0, end=64) != other.completed(sequence("x", shared), start=0, end=64)
+
+
+def test_stored_beginnings_make_way_for_running_sequences() -> None:
+    one = scheduler(kv_tokens=128, tokens_per_step=128, prefix_tokens=128)
+    one.add(sequence("leaves something", 64, 1), now=0)
+    commit(one, one.schedule(now=0))
+    assert one.prefixes.tokens == 64
+    one.add(sequence("needs room", 100, 20), now=0)
+    plan = one.schedule(now=0)
+    assert len(plan.forgotten) == 2
+    assert one.prefixes.tokens == 0
+
+
+def test_what_a_sequence_without_numbers_has_stored_is_forgotten() -> None:
+    one = scheduler(tokens_per_step=64, prefix_tokens=1000)
+    one.add(sequence("bad", 64), now=0)
+    commit(one, one.schedule(now=0), INVALID_TOKEN)
+    assert one.prefixes.tokens == 0
+    assert len(one.schedule(now=0).forgotten) == 2
+
+
 Arrivals = st.lists(
-    st.tuples(
-        st.integers(1, 40),  # prompt tokens
-        st.integers(1, 12),  # max_tokens
-        st.integers(0, 60),  # step of arrival
-        st.one_of(st.none(), st.integers(0, 60)),  # step of cancellation
-        st.one_of(st.none(), st.integers(1, 60)),  # step of the deadline
+    st.fixed_dictionaries(
+        {
+            "prompt": st.integers(1, 100),
+            "answer": st.integers(1, 40),
+            "kind": st.integers(0, 2),  # prompts of one kind begin alike
+            "priority": st.integers(-1, 1),
+            "tenant": st.sampled_from("ab"),
+            "arrives": st.integers(0, 60),
+            "cancelled": st.one_of(st.none(), st.integers(0, 60)),
+            "deadline": st.one_of(st.none(), st.integers(1, 60)),
+        }
     ),
     max_size=25,
 )
 
 
-@given(Arrivals, st.integers(1, 5), st.integers(5, 40), st.integers(52, 120), st.sampled_from([0, 3]))
-@settings(max_examples=200, deadline=None)
-def test_every_history_ends_within_the_limits_in_order_of_arrival(
-    arrivals: list[tuple[int, int, int, int | None, int | None]], slots: int, tokens_per_step: int, kv_tokens: int, company: int
+class Memory:
+    """What a runner would hold, checked against what each sequence is."""
+
+    def __init__(self) -> None:
+        self.blocks: dict[bytes, list[int]] = {}
+
+    def compute(self, chunk: Chunk) -> None:
+        each = chunk.sequence
+        assert [token for key in chunk.reuse for token in self.blocks[key]] == each.tokens[: len(chunk.reuse) * BLOCK_TOKENS]
+        assert chunk.start == (each.computed or len(chunk.reuse) * BLOCK_TOKENS)
+        for index, key in chunk.keep:
+            self.blocks[key] = each.tokens[index * BLOCK_TOKENS : (index + 1) * BLOCK_TOKENS]
+
+
+@given(Arrivals, st.integers(1, 5), st.integers(10, 64), st.integers(140, 400), st.sampled_from([0, 64, 300]), st.randoms())
+@settings(max_examples=300, deadline=None)
+def test_every_history_ends_within_the_limits_and_leaves_nothing(
+    arrivals: list[dict[str, Any]], slots: int, tokens_per_step: int, kv_tokens: int, prefix_tokens: int, chance: random.Random
 ) -> None:
-    one = scheduler(slots=slots, tokens_per_step=tokens_per_step, kv_tokens=kv_tokens, company_seconds=company)
-    sequences = {
-        f"r{index}": sequence(f"r{index}", prompt, answer, deadline=1e9 if deadline is None else deadline)
-        for index, (prompt, answer, _, _, deadline) in enumerate(arrivals)
-    }
-    added: list[str] = []
-    started: list[str] = []
-    cancelled: set[str] = set()
-    for step in range(2_000):
-        for index, (_, _, arrives, leaves, _) in enumerate(arrivals):
-            name = f"r{index}"
-            if arrives == step:
-                one.add(sequences[name], now=step)
-                added.append(name)
-            if leaves == step and one.cancel(name):
-                cancelled.add(name)
+    one = scheduler(slots=slots, tokens_per_step=tokens_per_step, kv_tokens=kv_tokens, prefix_tokens=prefix_tokens)
+    memory = Memory()
+    sequences = [
+        sequence(
+            f"r{index}",
+            [each["kind"]] * each["prompt"],
+            each["answer"],
+            deadline=each["deadline"] or 1e9,
+            priority=each["priority"],
+            tenant=each["tenant"],
+            arrived=each["arrives"],
+        )
+        for index, each in enumerate(arrivals)
+    ]
+    for step in range(20_000):
+        for each, made in zip(arrivals, sequences, strict=True):
+            if each["arrives"] == step:
+                one.add(made, now=step)
+            if each["cancelled"] == step:
+                one.cancel(made.request.request_id)
+        first = min(one.running, key=rank, default=None)
         plan = one.schedule(now=step)
+        assert first not in plan.preempted
         assert sum(chunk.length for chunk in plan.chunks) <= tokens_per_step
+        assert all(chunk.length > 0 for chunk in plan.chunks)
         assert len(one.running) <= slots
-        assert one.reserved == sum(running.final_length for running in one.running) <= kv_tokens
-        generating = [running for running in one.running if running.generated]
-        assert {chunk.sequence for chunk in plan.chunks} >= set(generating)
-        started += [chunk.sequence.request.request_id for chunk in plan.chunks if chunk.start == 0]
-        commit(one, plan)
+        assert one.prefixes.tokens <= prefix_tokens
+        assert one.occupied + one.prefixes.tokens <= kv_tokens
+        assert plan.chunks or not one.running
+        done = [chunk for chunk in plan.chunks if chance.random() < 0.9]  # the others' part of the step failed
+        for chunk in done:
+            memory.compute(chunk)
+        one.commit(done, [Choice(chance.randrange(3)) for chunk in done if chunk.samples])
+        for key in plan.forgotten:
+            memory.blocks.pop(key, None)
         if one.is_idle and step >= 60:
             break
     assert one.is_idle
-    assert one.reserved == 0
-    assert started == [name for name in added if name in set(started)]
-    for name, each in sequences.items():
-        assert (each.finish_reason is None) == (name in cancelled)
-        if each.finish_reason == "length":
-            assert each.generated == each.request.max_tokens
-            assert each.computed == len(each.tokens) - 1
+    assert one.occupied == 0
+    assert len(memory.blocks) * BLOCK_TOKENS >= one.prefixes.tokens
+    assert not vars(one.prefixes)["_computing"]
+    for each, made in zip(arrivals, sequences, strict=True):
+        if each["cancelled"] is None and each["deadline"] is None:
+            assert (made.finish_reason, made.generated) == ("length", each["answer"])

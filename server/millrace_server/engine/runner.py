@@ -1,0 +1,185 @@
+"""The model runner: computes a step's chunks and samples their next tokens.
+
+It alone knows the KV cache's layout and the device. It registers its own attention in transformers' attention interface and leaves
+the rest of the model as it is.
+"""
+
+import inspect
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface
+
+from millrace_server.engine import sampling
+from millrace_server.engine.failure import CannotServe, DeviceLost, StepOutOfMemory, unsupported
+from millrace_server.engine.kv import KVCache, Rules
+from millrace_server.engine.messages import Submit
+from millrace_server.engine.scheduler import Chunk
+from millrace_server.engine.sequence import INVALID_TOKEN, Choice, Sequence
+
+ATTENTION = "slot"
+"""Our attention's name in transformers' registry. Unknown to its mask registry, so that no mask is built: we have our own."""
+KV_SHARE = 0.8
+"""Of the memory that is free once the weights are loaded, for keys and values; the rest is for a step's own tensors."""
+LANE_SLACK = 2
+"""Lanes double their rows when full, so they may hold twice what is in use."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What a loaded model is, as far as anything outside the runner needs it."""
+
+    device: str
+    dtype: str
+    max_length: int
+    vocabulary: int
+    eos_token_ids: frozenset[int]
+
+
+class Runner:
+    """Computes chunks, one forward pass per step; holds the KV cache of every sequence until it is released."""
+
+    def __init__(self, model: Any, *, facts: Facts, free_memory: int) -> None:  # noqa: ANN401 - transformers is untyped
+        self.facts = facts
+        self._device = torch.device(facts.device)
+        self._model = model
+        self._kv = KVCache(facts.max_length, self._device)
+        self._keeps_last = "logits_to_keep" in inspect.signature(model.forward).parameters
+        for module in model.modules():
+            if hasattr(module, "layer_idx"):
+                module.millrace_kv = self._kv
+        bytes_per_token = self._measure()
+        self.kv_tokens = int(free_memory * KV_SHARE) // (bytes_per_token * LANE_SLACK)
+        """What the memory holds, in the units of `reserve`."""
+        if self.kv_tokens < self.reserve(facts.max_length):
+            needed = self.reserve(facts.max_length) * bytes_per_token * LANE_SLACK / KV_SHARE
+            hint = (
+                f"one request of {facts.max_length} tokens needs {needed / 1e6:.0f} MB for its KV cache, and {free_memory / 1e6:.0f} MB"
+                f" are free; lower MAX_LENGTH to {self.kv_tokens // 2} or raise the memory limit"
+            )
+            raise CannotServe("allocate", "OutOfMemory", hint)
+
+    def reserve(self, tokens: int) -> int:
+        """KV tokens that a sequence of this final length may come to occupy."""
+        return self._kv.capacity(tokens)
+
+    def run(self, chunks: tuple[Chunk, ...]) -> list[Choice]:
+        """Compute the chunks. Returns the choice of each one that samples, in the given order.
+
+        May be repeated after an error, with any part of the chunks. Raises StepOutOfMemory, DeviceLost, or what the model raises.
+        """
+        try:
+            choices: list[Choice] = self._run(chunks)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise StepOutOfMemory(str(error)) from error
+        except RuntimeError as error:
+            self._require_device(error)
+            raise
+        return choices
+
+    def is_sound(self) -> bool:
+        """Whether a single harmless token gives numbers: if not, the weights themselves are broken."""
+        sequence = _probe()
+        try:
+            return self.run((Chunk(sequence, 0, 1),))[0].token != INVALID_TOKEN
+        finally:
+            self.release(sequence)
+
+    @torch.inference_mode()  # type: ignore[untyped-decorator]
+    def release(self, sequence: Sequence) -> None:
+        """Forget a sequence's keys and values."""
+        self._kv.release(sequence)
+
+    @torch.inference_mode()  # type: ignore[untyped-decorator]
+    def forget(self, blocks: Iterable[bytes]) -> None:
+        """Drop stored blocks."""
+        self._kv.forget(blocks)
+
+    def reset(self) -> None:
+        """Drop all keys and values: every sequence must be computed anew."""
+        self._kv.clear()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def bytes_held(self) -> int:
+        """Memory that keys and values take now."""
+        return self._kv.bytes_held()
+
+    @torch.inference_mode()  # type: ignore[untyped-decorator]
+    def _run(self, chunks: tuple[Chunk, ...]) -> list[Choice]:
+        laid_out = self._kv.begin(chunks)
+        ids: list[int] = []
+        positions: list[int] = []
+        last: list[int] = []
+        for chunk in laid_out:
+            ids += chunk.sequence.tokens[chunk.start : chunk.end]
+            positions += range(chunk.start, chunk.end)
+            if chunk.samples:
+                last.append(len(ids) - 1)
+        logits = self._forward(
+            torch.tensor([ids, positions], device=self._device), torch.tensor(last, dtype=torch.long, device=self._device)
+        )
+        sequences = [chunk.sequence for chunk in laid_out if chunk.samples]
+        choices = dict(zip(sequences, sampling.sample(logits, sequences), strict=True)) if sequences else {}
+        self._kv.end(laid_out)
+        return [choices[chunk.sequence] for chunk in chunks if chunk.samples]
+
+    def _require_device(self, error: RuntimeError) -> None:
+        """After a sticky CUDA error (a device-side assert, an illegal address) every later call fails too."""
+        if self._device.type != "cuda":
+            return
+        try:
+            torch.cuda.synchronize(self._device)
+        except RuntimeError:
+            raise DeviceLost(f"the GPU is lost to this process: {error}") from error
+
+    def _forward(self, inputs: Tensor, last: Tensor) -> Tensor:
+        ids, positions = inputs[:, None]
+        keep = {"logits_to_keep": last} if self._keeps_last else {}
+        logits: Tensor = self._model(input_ids=ids, position_ids=positions, use_cache=False, **keep).logits[0]
+        return logits if self._keeps_last else logits[last]
+
+    def _measure(self) -> int:
+        """KV bytes per token, from a first token that goes all the way; proves that every layer attends through us."""
+        sequence = _probe()
+        try:
+            self.run((Chunk(sequence, 0, 1),))
+            layers, expected = self._kv.layers(sequence), self._model.config.get_text_config().num_hidden_layers
+            if layers != expected:
+                raise unsupported(f"{layers} of {expected} layers use attention with a KV cache of their own")
+            return self._kv.bytes_held() // self._kv.capacity(1)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise unsupported(f"its forward pass does not fit ({type(error).__name__}: {error})") from error
+        finally:
+            self.release(sequence)
+
+
+def _probe() -> Sequence:
+    return Sequence(Submit(request_id="", prompt=[0], max_tokens=1, deadline=0), seed=0, arrived=0)
+
+
+def _attend(  # noqa: PLR0913 - the signature is transformers'
+    module: Any,  # noqa: ANN401
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **_: object,
+) -> tuple[Tensor, None]:
+    """transformers' attention interface: [1, heads, tokens, size] in, [1, tokens, heads, size] out."""
+    if s_aux is not None:
+        raise unsupported("attention sinks are not supported")
+    rules = Rules(scaling=query.shape[-1] ** -0.5 if scaling is None else scaling, window=sliding_window, softcap=softcap)
+    query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    return module.millrace_kv.attend(module.layer_idx, query, key, value, rules)[None], None
+
+
+AttentionInterface.register(ATTENTION, _attend)
