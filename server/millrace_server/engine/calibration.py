@@ -7,15 +7,14 @@ those who generate take themselves. Both depend on processor and model so much t
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from statistics import median
 from typing import Protocol
 
 from millrace_server.engine.messages import Submit
 from millrace_server.engine.scheduler import Chunk
 from millrace_server.engine.sequence import Choice, Sequence
 
-STEPS = 3
-"""Per size; the median counts."""
+STEPS = 4
+"""Per size; the fastest counts, because whatever disturbs a step makes it slower."""
 WORTHWHILE = 0.95
 """Share of the best throughput that the running cap must reach."""
 SMALLEST_PROMPT_SHARE = 16
@@ -70,12 +69,7 @@ def _measure_generating(runner: Runner, slots: int, clock: Callable[[], float], 
     try:
         _advance(runner, sequences)
         while sequences and clock() < end:
-            seconds: list[float] = []
-            for _ in range(STEPS):
-                began = clock()
-                _advance(runner, sequences)
-                seconds.append(clock() - began)
-            measured[len(sequences)] = median(seconds)
+            measured[len(sequences)] = min(_seconds(runner, sequences, clock) for _ in range(STEPS))
             for sequence in sequences[len(sequences) // 2 :]:
                 runner.release(sequence)
             del sequences[len(sequences) // 2 :]
@@ -88,11 +82,15 @@ def _measure_generating(runner: Runner, slots: int, clock: Callable[[], float], 
 def _prompt_seconds(runner: Runner, tokens: int, clock: Callable[[], float]) -> float:
     sequence = _sequence(tokens=tokens)
     try:
-        began = clock()
-        _advance(runner, [sequence])
-        return clock() - began
+        return _seconds(runner, [sequence], clock)
     finally:
         runner.release(sequence)
+
+
+def _seconds(runner: Runner, sequences: list[Sequence], clock: Callable[[], float]) -> float:
+    began = clock()
+    _advance(runner, sequences)
+    return clock() - began
 
 
 def _advance(runner: Runner, sequences: list[Sequence]) -> None:

@@ -261,7 +261,7 @@ class KVCache:
             for index, key in chunk.keep:
                 self._blocks[key] = self._row(chunk.sequence).block(index)
             if chunk.samples and (row := self._rows.pop(chunk.sequence, None)):
-                self._settle(chunk.sequence, row.capacity, row)
+                self._settle(chunk.sequence, self.capacity(chunk.end + 1), row)
 
     def release(self, sequence: Sequence) -> None:
         """Forget a sequence; unknown ones are fine (a request may end before its first step)."""

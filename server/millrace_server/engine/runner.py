@@ -51,11 +51,12 @@ class Runner:
         for module in model.modules():
             if hasattr(module, "layer_idx"):
                 module.millrace_kv = self._kv
-        bytes_per_token = self._measure()
-        self.kv_tokens = int(free_memory * KV_SHARE) // (bytes_per_token * LANE_SLACK)
+        self.bytes_per_token = self._measure()
+        """Of keys and values."""
+        self.kv_tokens = int(free_memory * KV_SHARE) // (self.bytes_per_token * LANE_SLACK)
         """What the memory holds, in the units of `reserve`."""
         if self.kv_tokens < self.reserve(facts.max_length):
-            needed = self.reserve(facts.max_length) * bytes_per_token * LANE_SLACK / KV_SHARE
+            needed = self.reserve(facts.max_length) * self.bytes_per_token * LANE_SLACK / KV_SHARE
             hint = (
                 f"one request of {facts.max_length} tokens needs {needed / 1e6:.0f} MB for its KV cache, and {free_memory / 1e6:.0f} MB"
                 f" are free; lower MAX_LENGTH to {self.kv_tokens // 2} or raise the memory limit"
@@ -123,7 +124,8 @@ class Runner:
             torch.tensor([ids, positions], device=self._device), torch.tensor(last, dtype=torch.long, device=self._device)
         )
         sequences = [chunk.sequence for chunk in laid_out if chunk.samples]
-        choices = dict(zip(sequences, sampling.sample(logits, sequences), strict=True)) if sequences else {}
+        chosen = sampling.sample(logits, sequences, eos_token_ids=self.facts.eos_token_ids) if sequences else []
+        choices = dict(zip(sequences, chosen, strict=True))
         self._kv.end(laid_out)
         return [choices[chunk.sequence] for chunk in chunks if chunk.samples]
 
