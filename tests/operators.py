@@ -133,6 +133,9 @@ class Api:
                 return each["status"], each["reason"]
         return "", ""
 
+    def message(self, type: str) -> str:  # noqa: A002 - the field's own name
+        return next(str(each["message"]) for each in self.service()["status"]["conditions"] if each["type"] == type)
+
     def is_complete(self, name: str = "chat") -> bool:
         """All children are there and the status tells them."""
         return all(self.has(*child) for child in (("deployments", name), ("services", name), ("services", f"{name}-metrics"))) and (

@@ -7,7 +7,8 @@ import sys
 from millrace_operator.connection import NoCluster
 from millrace_operator.log import log_to_stderr
 from millrace_operator.process import run
-from millrace_operator.settings import InvalidSettings, OperatorSettings
+from millrace_operator.settings import OperatorSettings
+from millrace_server.settings import InvalidSettings
 
 
 def main() -> None:

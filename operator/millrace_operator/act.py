@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from millrace_operator.cluster import Cluster, NameConflict, Observed
 from millrace_operator.connection import Forbidden, NamespaceEnds, Refused
+from millrace_operator.desired import origin
 from millrace_operator.manifest import Manifest
 from millrace_operator.rollout import Rollout, Trouble, read_rollout
-from millrace_operator.status import CHILD_REFUSED, FORBIDDEN, NAME_CONFLICT
+from millrace_operator.status import CHILD_REFUSED, FORBIDDEN, INVALID_SPEC, NAME_CONFLICT
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,9 @@ def _trouble(kind: str, name: str, error: NameConflict | Refused | Forbidden) ->
         return Trouble(cause=NAME_CONFLICT, sentence=str(error), needs_a_human=True)
     sentence = f"{kind} {name!r}: {error.message}"
     if isinstance(error, Refused):
-        return Trouble(cause=CHILD_REFUSED, sentence=sentence, needs_a_human=True)
+        field = next(filter(None, (origin(kind, path) for path in error.fields)), None)
+        if field is None:
+            return Trouble(cause=CHILD_REFUSED, sentence=sentence, needs_a_human=True)
+        return Trouble(cause=INVALID_SPEC, sentence=f"{field} is refused: {sentence}", needs_a_human=True)
     cause = "QuotaExceeded" if "exceeded quota" in error.message else FORBIDDEN
     return Trouble(cause=cause, sentence=sentence, needs_a_human=False)

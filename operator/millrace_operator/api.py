@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, ValidationError
 
 from millrace_operator.fields import (
+    ATOMIC_LIST,
     EXTENDED_RESOURCE,
     AnnotationValue,
     ImageName,
@@ -24,7 +25,6 @@ from millrace_operator.fields import (
     Rule,
     keys_are_labels,
     list_map,
-    list_type,
     reserved_keys,
     text,
     validations,
@@ -42,8 +42,6 @@ class ModelSpec(Model):
 
     name: ModelName
     """The name that clients send. Without `source` it is also the hub repository to download."""
-    aliases: Annotated[tuple[ModelName, ...], Field(max_length=16, json_schema_extra=list_type("set"))] = ()
-    """Further names that clients may send."""
     source: (
         Annotated[
             str,
@@ -74,11 +72,6 @@ class ModelSpec(Model):
             cel=f"!has(self.tokenSecret) || !has(self.source) || self.source.startsWith('{HUB_PREFIX}')",
             message="tokenSecret is only used with an hf:// source; remove it or change spec.model.source",
             path=".tokenSecret",
-        ),
-        Rule(
-            cel="!has(self.aliases) || !(self.name in self.aliases)",
-            message="aliases must not repeat spec.model.name",
-            path=".aliases",
         ),
     )
 
@@ -260,7 +253,7 @@ class InferenceServiceSpec(Model):
         dict[LabelKey, LabelValue], Field(max_length=32, json_schema_extra=validations(keys_are_labels("nodeSelector")))
     ] = Field(default_factory=dict)
     """Labels that a node must have."""
-    tolerations: Annotated[tuple[Toleration, ...], Field(max_length=32, json_schema_extra=list_type("atomic"))] = ()
+    tolerations: Annotated[tuple[Toleration, ...], Field(max_length=32, json_schema_extra=ATOMIC_LIST)] = ()
     """Taints that replicas accept. On `cuda` the taint named after the accelerator is accepted without saying."""
     priority_class_name: ObjectName | None = None
     """PriorityClass of the pods."""
@@ -388,8 +381,6 @@ class InferenceServiceStatus(Model):
     """Label selector of the replicas, for the scale subresource."""
     url: Annotated[str, Field(max_length=512)] | None = None
     """Where clients inside the cluster call."""
-    model_revision: Annotated[str, Field(max_length=253)] | None = None
-    """Commit, digest or hash of the model that is served."""
     autoscaling: AutoscalingStatus | None = None
     """The last scaling decision, explained."""
 
@@ -415,12 +406,7 @@ ROOT_RULES = _name_rules()
 
 
 class InvalidService(ValueError):
-    """A stored object that today's schema refuses: `path` is the field, `message` a sentence."""
-
-    def __init__(self, path: str, message: str) -> None:
-        super().__init__(f"{path}: {message}")
-        self.path = path
-        self.message = message
+    """A stored object that today's schema refuses: a sentence that names the field."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -431,9 +417,7 @@ class InferenceService:
     namespace: str
     uid: str
     generation: int
-    resource_version: str
     annotations: Mapping[str, str]
-    deleting: bool
     spec: InferenceServiceSpec
     status: InferenceServiceStatus
 
@@ -451,9 +435,7 @@ def parse(manifest: Manifest) -> InferenceService:
         namespace=metadata["namespace"],
         uid=metadata["uid"],
         generation=metadata.get("generation", 0),
-        resource_version=metadata.get("resourceVersion", ""),
         annotations=metadata.get("annotations") or {},
-        deleting="deletionTimestamp" in metadata,
         spec=_parse_spec(manifest.get("spec")),
         status=parse_status(manifest.get("status")),
     )
@@ -465,7 +447,7 @@ def _parse_spec(spec: object) -> InferenceServiceSpec:
     except ValidationError as error:
         first = error.errors()[0]
         path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
-        raise InvalidService(f"spec{path}", first["msg"]) from None
+        raise InvalidService(f"spec{path}: {first['msg']}") from None
 
 
 def parse_status(status: object) -> InferenceServiceStatus:

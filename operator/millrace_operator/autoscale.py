@@ -23,13 +23,6 @@ class Load:
 
     queued: int
     running: int
-    arrivals: int = 0
-    """Requests that came since the process started, the refused ones included."""
-    completed: int = 0
-    running_seconds: float = 0
-    """Integral of `running` over the uptime."""
-    boot_id: str = ""
-    draining: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,8 +29,6 @@ class NameConflict(Exception):
 
     def __init__(self, kind: str, name: str) -> None:
         super().__init__(f"{kind} {name!r} exists and does not belong to this InferenceService; delete or rename it")
-        self.kind = kind
-        self.name = name
 
 
 @dataclass(frozen=True)
@@ -110,11 +108,10 @@ class Cluster:
         }
         await self._write("DELETE", _path_of(live), options)
 
-    async def scale(self, deployment: Manifest, replicas: int) -> Manifest:
+    async def scale(self, deployment: Manifest, replicas: int) -> None:
         """Raises Conflict when the Deployment has changed since it was seen."""
         body = {"metadata": {"resourceVersion": deployment["metadata"]["resourceVersion"]}, "spec": {"replicas": replicas}}
         await self._write("PATCH", f"{_path_of(deployment)}/scale", body, content_type=MERGE)
-        return {**deployment, "spec": {**deployment["spec"], "replicas": replicas}}
 
     async def write_status(self, manifest: Manifest, status: Manifest) -> None:
         """Raises Conflict when the service has changed since it was seen."""

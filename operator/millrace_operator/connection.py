@@ -6,7 +6,6 @@ Manifests go in and out; errors have names. It decides nothing, retries nothing 
 import json
 import os
 from collections.abc import Mapping
-from typing import Any
 
 import aiohttp
 from kubernetes.aio.client import ApiClient, Configuration
@@ -18,18 +17,20 @@ JSON = "application/json"
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
 METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+SOCKETS = 32
+"""Requests that run at once."""
 
 
 class ApiError(Exception):
     """What the API server answered: the HTTP status (0: none came), its reason and its message."""
 
-    def __init__(self, status: int, reason: str, message: str, *, retry_after: float = 0) -> None:
+    def __init__(self, status: int, reason: str, message: str, *, retry_after: float = 0, fields: tuple[str, ...] = ()) -> None:
         super().__init__(f"{reason} ({status}): {message}")
-        self.status = status
-        self.reason = reason
         self.message = message
         self.retry_after = retry_after
         """Seconds that the server asks to wait."""
+        self.fields = fields
+        """Paths of the object's fields that the server blames."""
 
 
 class NotFound(ApiError):
@@ -45,7 +46,7 @@ class AlreadyThere(ApiError):
 
 
 class Forbidden(ApiError):
-    """403: a missing permission, an exceeded quota or a policy; the message says which."""
+    """A missing permission, an exceeded quota or a policy; the message says which."""
 
 
 class NamespaceEnds(Forbidden):
@@ -57,7 +58,7 @@ class Refused(ApiError):
 
 
 class Unreachable(ApiError):
-    """No answer in time."""
+    """No answer in time, or one that is not the API server's."""
 
 
 class NoCluster(Exception):
@@ -68,8 +69,8 @@ async def configuration() -> Configuration:
     """KUBECONFIG if it is set, else the pod's service account. Raises NoCluster."""
     result = Configuration()
     try:
-        if os.environ.get("KUBECONFIG"):
-            await load_kube_config(client_configuration=result)
+        if kubeconfig := os.environ.get("KUBECONFIG"):
+            await load_kube_config(config_file=kubeconfig, client_configuration=result)
         else:
             load_incluster_config(client_configuration=result)
     except (ConfigException, OSError) as error:
@@ -88,8 +89,8 @@ def token(config: Configuration) -> str | None:
 class Connection:
     """Requests to the API server. `seconds` bounds a whole request."""
 
-    def __init__(self, config: Configuration, *, sockets: int = 32) -> None:
-        config.connection_pool_maxsize = sockets
+    def __init__(self, config: Configuration) -> None:
+        config.connection_pool_maxsize = SOCKETS
         self._client = ApiClient(config)
         self._client.user_agent = "millrace-operator"
 
@@ -135,7 +136,9 @@ class Connection:
             raise Unreachable(0, type(error).__name__, f"{method} {path}: {error}") from error
         if response.status >= 400:
             raise _error(method, path, response.status, content, response.headers.get("Retry-After"))
-        answer: Manifest = json.loads(content)
+        answer = _parsed(content)
+        if answer is None:
+            raise Unreachable(response.status, "NotTheApiServer", f"{method} {path}: no JSON object but {_shortened(content)!r}")
         return answer
 
 
@@ -143,21 +146,39 @@ _BY_STATUS: dict[int, type[ApiError]] = {400: Refused, 403: Forbidden, 404: NotF
 
 
 def _error(method: str, path: str, status: int, content: bytes, retry_after: str | None) -> ApiError:
-    answer: dict[str, Any] = {}
-    try:
-        parsed = json.loads(content)
-        answer = parsed if isinstance(parsed, dict) else {}
-    except ValueError:
-        answer = {"message": content[:200].decode(errors="replace")}
+    answer = _parsed(content) or {"message": _shortened(content)}
+    told, causes = str(answer.get("message") or "no message"), _causes(answer)
     kind = _BY_STATUS.get(status, ApiError)
     if answer.get("reason") == "AlreadyExists":
         kind = AlreadyThere
-    causes = (answer.get("details") or {}).get("causes") or ()
     if status == 403 and any(cause.get("reason") == "NamespaceTerminating" for cause in causes):
         kind = NamespaceEnds
-    if status == 500 and "failed to create typed patch object" in str(answer.get("message")):
+    if status == 422 and "denied request" in told:
+        # A ValidatingAdmissionPolicy: the cluster forbids the object, which Kubernetes calls invalid.
+        kind = Forbidden
+    if status == 500 and "failed to create typed patch object" in told:
         # A misspelt field in a server-side apply: Kubernetes calls its own failure what is ours.
         kind = Refused
     seconds = float(retry_after) if retry_after and retry_after.isdecimal() else 0.0
-    message = f"{answer.get('message') or 'no message'} [{method} {path}]"
-    return kind(status, str(answer.get("reason") or status), message, retry_after=seconds)
+    fields = tuple(str(cause["field"]) for cause in causes if cause.get("field"))
+    reason = str(answer.get("reason") or status)
+    return kind(status, reason, f"{told} [{method} {path}]", retry_after=seconds, fields=fields)
+
+
+def _parsed(content: bytes) -> Manifest | None:
+    """None when it is not a JSON object: what stands between us and the API server answers too."""
+    try:
+        answer = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    return answer if isinstance(answer, dict) else None
+
+
+def _causes(answer: Manifest) -> list[Manifest]:
+    details = answer.get("details")
+    causes = details.get("causes") if isinstance(details, dict) else None
+    return [cause for cause in causes if isinstance(cause, dict)] if isinstance(causes, list) else []
+
+
+def _shortened(content: bytes) -> str:
+    return content[:200].decode(errors="replace")

@@ -10,9 +10,6 @@ from millrace_operator.api import ROOT_RULES, InferenceServiceSpec, InferenceSer
 from millrace_operator.manifest import Manifest
 from millrace_operator.names import GROUP, KIND, PLURAL, SHORT_NAME, SINGULAR, VERSION
 
-MAX_CRD_BYTES = 100_000
-"""A plain `kubectl apply` keeps the whole object in an annotation, which is limited to 256 kB with everything else."""
-
 _PRINTER_COLUMNS = (
     ("Ready", "string", '.status.conditions[?(@.type=="Ready")].status'),
     ("Reason", "string", '.status.conditions[?(@.type=="Ready")].reason'),

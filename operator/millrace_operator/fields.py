@@ -4,7 +4,7 @@ A rule is CEL, judged by the API server; its message is what a user reads beside
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler, WithJsonSchema
 from pydantic.alias_generators import to_camel
@@ -42,9 +42,8 @@ class Model(BaseModel):
         return schema
 
 
-def list_type(kind: Literal["atomic", "set"]) -> dict[str, Any]:
-    """How server-side apply merges a list."""
-    return {"x-kubernetes-list-type": kind}
+ATOMIC_LIST = {"x-kubernetes-list-type": "atomic"}
+"""A list that server-side apply replaces as a whole."""
 
 
 def list_map(key: str) -> dict[str, Any]:

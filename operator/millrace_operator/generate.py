@@ -25,6 +25,13 @@ from millrace_operator.manifest import Manifest
 CHECKOUT = Path(__file__).parents[2]
 COMMAND = "make generate"
 HEADER = f"# Written by `{COMMAND}`; do not edit.\n"
+INSTALL_HEADER = f"""{HEADER}#
+# No public registry has the images millrace/operator and millrace/server: they stand for yours. Build them and push them to your
+# registry with `make images-push REGISTRY=registry.example.com/team`, which prints their names, and put these in their places:
+#
+#   sed -e 's|millrace/operator:[^ ]*|YOUR-OPERATOR-IMAGE|' -e 's|millrace/server:[^ ]*|YOUR-SERVER-IMAGE|' manifests/install.yaml |
+#     kubectl apply --server-side -f -
+"""
 INSTALL_NAMESPACE = "millrace-system"
 OLDEST_KUBERNETES = "1.30.0"
 """What the chart is rendered for, whatever version a build of helm takes for granted."""
@@ -63,7 +70,7 @@ def install_manifest(chart: Path, *, helm: str) -> str:
         "kind": "Namespace",
         "metadata": {"name": INSTALL_NAMESPACE, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
     }
-    return HEADER + yaml_text(namespace) + render(chart, helm=helm, namespace=INSTALL_NAMESPACE)
+    return INSTALL_HEADER + yaml_text(namespace) + render(chart, helm=helm, namespace=INSTALL_NAMESPACE)
 
 
 def render(chart: Path, *, helm: str, namespace: str, values: Sequence[str] = ()) -> str:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from millrace_operator.connection import AlreadyThere, ApiError, Conflict, Connection, NotFound
+from millrace_operator.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 
@@ -219,10 +220,10 @@ class LeaseObject:
         return _record(await self._connection.send("PUT", f"{self._collection}/{self._name}", body=lease, seconds=self._seconds))
 
 
-def _record(lease: dict[str, object]) -> Record:
-    metadata, spec = lease.get("metadata"), lease.get("spec")
-    if not isinstance(metadata, dict) or not isinstance(spec, dict):
-        raise ApiError(500, "InvalidLease", "the Lease has no metadata or spec; delete it, it is made anew")
-    return Record(
-        holder=spec.get("holderIdentity") or "", version=metadata["resourceVersion"], transitions=spec.get("leaseTransitions") or 0
-    )
+def _record(lease: Manifest) -> Record:
+    match lease:
+        case {"metadata": {"resourceVersion": str(version)}, "spec": dict(spec)}:
+            holder, transitions = spec.get("holderIdentity") or "", spec.get("leaseTransitions") or 0
+            if isinstance(holder, str) and isinstance(transitions, int):
+                return Record(holder=holder, version=version, transitions=transitions)
+    raise ApiError(500, "InvalidLease", "what was read is no Lease that this operator can hold; delete it, it is made anew")

@@ -12,7 +12,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import aiohttp
 
@@ -25,7 +24,6 @@ from millrace_operator.status import autoscaling_status
 logger = logging.getLogger(__name__)
 
 MAX_ANSWER_BYTES = 64 * 1024
-MAX_COUNT = 2**53
 
 
 class InvalidLoad(ValueError):
@@ -48,24 +46,13 @@ def parse_load(answer: bytes, *, limits: Limits) -> Load:
         raise InvalidLoad(f"not JSON: {error}") from None
     if not isinstance(fields, dict):
         raise InvalidLoad("not a JSON object")
-    return Load(
-        queued=min(int(_number(fields, "queued")), limits.queue),
-        running=min(int(_number(fields, "running")), limits.slots),
-        arrivals=int(_number(fields, "arrivals", default=0)),
-        completed=int(_number(fields, "completed", default=0)),
-        running_seconds=_number(fields, "running_seconds", default=0),
-        boot_id=str(fields.get("boot_id", ""))[:64],
-        draining=fields.get("draining") is True,
-    )
+    return Load(queued=min(_count(fields, "queued"), limits.queue), running=min(_count(fields, "running"), limits.slots))
 
 
-def _number(fields: dict[str, Any], name: str, *, default: float | None = None) -> float:
-    value = fields.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InvalidLoad(f"{name} is {value!r:.40}, not a number")
-    # Also what no comparison holds for (NaN), and without making a float of it: an integer can be too large for one.
-    if not 0 <= value <= MAX_COUNT:
-        raise InvalidLoad(f"{name} is {value!r:.40}, not a number from 0 to 2^53")
+def _count(fields: dict[str, object], name: str) -> int:
+    value = fields.get(name)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InvalidLoad(f"{name} is {value!r:.40}, not a count")
     return value
 
 

@@ -9,6 +9,8 @@ SINGULAR = "inferenceservice"
 SHORT_NAME = "infsvc"
 
 FIELD_MANAGER = "millrace-operator"
+LEASE = "millrace-operator"
+"""The Lease of whoever leads, in the operator's own namespace. Its Role names it."""
 PAUSED_ANNOTATION = f"{GROUP}/paused"
 HASH_ANNOTATION = f"{GROUP}/applied-hash"
 

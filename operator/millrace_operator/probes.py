@@ -20,10 +20,10 @@ class Probes:
         """Returns the port that is listened on."""
         app = web.Application()
         app.add_routes([web.get("/livez", self._livez), web.get("/readyz", self._readyz), web.get("/metrics", self._prometheus)])
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.5)
         await self._runner.setup()
         # Without a host it listens on IPv4 and IPv6, which would be two ports if the port were free to choose.
-        site = web.TCPSite(self._runner, None if self._port else "127.0.0.1", self._port, shutdown_timeout=0.5)
+        site = web.TCPSite(self._runner, None if self._port else "127.0.0.1", self._port)
         await site.start()
         port: int = self._runner.addresses[0][1]
         return port

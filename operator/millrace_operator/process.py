@@ -22,6 +22,7 @@ from millrace_operator.handlers import watch
 from millrace_operator.lease import Leadership, LeaseObject, NotLeader, Term
 from millrace_operator.load import LoadMonitor, LoadReader
 from millrace_operator.metrics import Metrics
+from millrace_operator.names import LEASE
 from millrace_operator.probes import Probes
 from millrace_operator.reconcile import Reconciler
 from millrace_operator.settings import OperatorSettings
@@ -50,7 +51,7 @@ class Operator:
         self._listed = asyncio.Event()
         self._listed_at: float | None = None
         term = Term(duration=settings.lease_duration, renew_deadline=settings.lease_renew_deadline, retry=settings.lease_retry)
-        lease = LeaseObject(connection, namespace=settings.lease_namespace, name=settings.lease_name, term=term)
+        lease = LeaseObject(connection, namespace=settings.lease_namespace, name=LEASE, term=term)
         identity = f"{settings.identity}_{uuid.uuid4().hex[:8]}"
         self._leadership = Leadership(lease, identity, term, on_loss=_die)
         self._queue: WorkQueue[Key] = WorkQueue(
@@ -101,10 +102,12 @@ class Operator:
         return 0 if self._stop.is_set() else 1
 
     async def _lead(self) -> None:
+        """Returns when it is told to stop, or when a part ends that should not: without it the others would do harm, or nothing."""
         workers = asyncio.create_task(self._queue.run(self._settings.workers))
         keeping = asyncio.create_task(self._leadership.keep())
         try:
-            await self._first_of(self._resync(), self._monitor.run(), self._watch())
+            if await self._first_of(workers, keeping, self._resync(), self._monitor.run(), self._watch()):
+                logger.error("a part that never ends has ended; the process ends with it")
         finally:
             self._queue.stop()
             await asyncio.wait([workers], timeout=STOP_SECONDS)
@@ -115,10 +118,10 @@ class Operator:
         await self._listed.wait()
         await watch(self._settings.namespaces, add=self._queue.add, relisted=self._relisted.set, started=self._take_signals)
 
-    async def _first_of(self, *work: Coroutine[None, None, None]) -> bool:
+    async def _first_of(self, *work: Coroutine[None, None, None] | asyncio.Task[None]) -> bool:
         """Runs until one ends, or until the process is told to stop: False. Raises what that one raised."""
         stop = asyncio.create_task(self._stop.wait())
-        tasks = [asyncio.create_task(each) for each in work]
+        tasks = [asyncio.ensure_future(each) for each in work]
         done, _ = await asyncio.wait([stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
@@ -130,10 +133,10 @@ class Operator:
         try:
             await self._reconciler.reconcile(key)
             outcome = "ok"
-        except Conflict:
-            # What was seen is no longer so: no failure, but a reason to look again.
+        except Conflict as error:
+            # What was seen is no longer so: nothing to tell, but a reason to look again, later and later while somebody writes against us.
             outcome = "conflict"
-            self._queue.add(key)
+            raise RetryLater(str(error), level=logging.DEBUG) from error
         except NamespaceEnds:
             outcome = "gone"
         except (ApiError, NotLeader) as error:
@@ -161,10 +164,8 @@ class Operator:
             everything = await self._next_list_is_full()
 
     def _take_stock(self, present: set[Key], *, everything: bool) -> None:
-        for key in self._known - present:
-            self._queue.forget(key)
-            self._monitor.forget(key)
-        for key in present if everything else present - self._known:
+        # What vanished gets a pass too: it finds out whether the key has been made again since the list was taken.
+        for key in self._known | present if everything else self._known ^ present:
             self._queue.add(key)
         self._known = present
         self._listed_at = time.monotonic()

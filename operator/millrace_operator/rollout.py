@@ -24,7 +24,6 @@ class Trouble:
 class Replica:
     """One pod that is not on its way out."""
 
-    name: str
     address: str
     ready: bool
     trouble: Trouble | None = None
@@ -95,7 +94,7 @@ def _replica(pod: Manifest, *, judged: bool) -> Replica:
     ready = conditions.get("Ready", {}).get("status") == "True"
     name = pod["metadata"]["name"]
     trouble = _pod_trouble(name, status, conditions) if judged and not ready else None
-    return Replica(name=name, address=status.get("podIP", ""), ready=ready, trouble=trouble)
+    return Replica(address=status.get("podIP", ""), ready=ready, trouble=trouble)
 
 
 def _pod_trouble(name: str, status: Manifest, conditions: dict[str, Manifest]) -> Trouble | None:

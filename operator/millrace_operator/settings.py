@@ -4,34 +4,33 @@ Durations are in seconds. The chart writes these variables; names are append-onl
 """
 
 import socket
-from collections.abc import Mapping
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, model_validator
+
+from millrace_server.settings import Settings
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
-class InvalidSettings(ValueError):
-    """One sentence that names the variable, its value and what it may be."""
+def _words(value: object) -> object:
+    """What commas separate, as an environment can say it."""
+    return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
 
 
-class OperatorSettings(BaseModel):
-    """Every setting of the operator. The alias is the variable's name."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+class OperatorSettings(Settings):
+    """Every setting of the operator."""
 
     server_image: str = Field(alias="MILLRACE_SERVER_IMAGE", min_length=1)
     """Image of the server, unless an InferenceService names its own."""
     server_image_pull_policy: str = Field(
         default="IfNotPresent", alias="MILLRACE_SERVER_IMAGE_PULL_POLICY", pattern="^(Always|IfNotPresent|Never)$"
     )
-    namespaces: tuple[str, ...] = Field(default=(), alias="MILLRACE_NAMESPACES")
+    namespaces: Annotated[tuple[str, ...], BeforeValidator(_words)] = Field(default=(), alias="MILLRACE_NAMESPACES")
     """Namespaces to serve, separated by commas. Empty: all of them, which needs a ClusterRole."""
     identity: str = Field(default_factory=socket.gethostname, alias="POD_NAME", min_length=1)
     """Who holds the Lease; a suffix per process is added."""
     lease_namespace: str = Field(default="default", alias="MILLRACE_LEASE_NAMESPACE", min_length=1)
-    lease_name: str = Field(default="millrace-operator", alias="MILLRACE_LEASE_NAME", min_length=1)
     lease_duration: Seconds = Field(default=15, alias="MILLRACE_LEASE_SECONDS")
     """How long an unrenewed Lease is respected by the others."""
     lease_renew_deadline: Seconds = Field(default=10, alias="MILLRACE_LEASE_RENEW_SECONDS")
@@ -75,22 +74,3 @@ class OperatorSettings(BaseModel):
         if self.first_retry > self.last_retry:
             raise ValueError("MILLRACE_FIRST_RETRY_SECONDS must not exceed MILLRACE_LAST_RETRY_SECONDS")
         return self
-
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> Self:
-        """Read the known variables; an empty string counts as unset. Raises InvalidSettings."""
-        given: dict[str, object] = {}
-        for name, field in cls.model_fields.items():
-            value = environment.get(str(field.alias), "")
-            if value:
-                given[str(field.alias)] = tuple(filter(None, map(str.strip, value.split(",")))) if name == "namespaces" else value
-        try:
-            return cls.model_validate(given)
-        except ValidationError as error:
-            first = error.errors()[0]
-            if not first["loc"]:
-                raise InvalidSettings(first["msg"].removeprefix("Value error, ")) from None
-            variable = str(first["loc"][0])
-            if first["type"] == "missing":
-                raise InvalidSettings(f"{variable} is not set; it is required") from None
-            raise InvalidSettings(f"{variable}={environment.get(variable)!r} is refused: {first['msg']}") from None

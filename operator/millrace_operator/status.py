@@ -38,7 +38,7 @@ NOT_SCALING = ("MetricsUnavailable", "NoReadyReplicas")
 NEXT_STEP = {
     NAME_CONFLICT: "Then this service is completed by itself.",
     INVALID_SPEC: "Correct the field; what runs is left as it is.",
-    CHILD_REFUSED: "This is a defect of the operator or of its version for this cluster: please report it.",
+    CHILD_REFUSED: "If the value comes from a field of this service, correct it there; else this is a defect: please report it.",
     FORBIDDEN: "Grant the permission or lift the policy; it is tried again by itself.",
     "QuotaExceeded": "Raise the quota or ask for less; it is tried again by itself.",
     "PodsRefused": "The cluster's policy refuses the pods; it is tried again by itself.",
@@ -80,6 +80,17 @@ class Facts:
         return self.rollout.wanted if self.rollout else 1
 
     @property
+    def stepping(self) -> bool:
+        """A step of scaling that the Deployment's controller has yet to see: no edit of the service caused it, and replicas serve.
+
+        Until it has, its counts say nothing about the present; the answers that were given stand.
+        """
+        rollout, told = self.rollout, self.service.status
+        if rollout is None or rollout.settled or self.problems or told.observed_generation != self.service.generation:
+            return False
+        return any(pod.ready for pod in rollout.pods) and any(each.type == "Ready" and each.status == "True" for each in told.conditions)
+
+    @property
     def complete(self) -> bool:
         rollout = self.rollout
         return rollout is not None and not rollout.rolling and rollout.updated_ready >= self.wanted
@@ -99,13 +110,12 @@ def report(facts: Facts, *, now: str) -> InferenceServiceStatus:
     service, rollout = facts.service, facts.rollout
     return InferenceServiceStatus(
         observed_generation=service.generation,
-        conditions=_conditions(_answers(facts), service.status, service.generation, now),
+        conditions=_conditions(_answers(facts), service.status, service.generation, now, keep_others=facts.stepping),
         effective=effective(service),
         replicas=rollout.replicas if rollout else 0,
         ready_replicas=rollout.ready if rollout else 0,
         selector=",".join(f"{label}={value}" for label, value in selector_labels(service.name).items()),
         url=f"http://{service.name}.{service.namespace}.svc",
-        model_revision=service.status.model_revision,
         autoscaling=facts.autoscaling,
     )
 
@@ -159,7 +169,7 @@ def _gist(words: AutoscalingStatus) -> tuple[object, ...]:
 
 
 def _answers(facts: Facts) -> list[Answer]:
-    answers = [_ready(facts), _reconciling(facts), _stalled(facts), _model_loaded(facts)]
+    answers = [] if facts.stepping else [_ready(facts), _reconciling(facts), _stalled(facts), _model_loaded(facts)]
     if facts.autoscaling is not None:
         answers.append(_scaling_active(facts.autoscaling))
     return answers

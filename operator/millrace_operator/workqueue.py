@@ -6,6 +6,7 @@ schedule, each pass under a deadline. Nothing here knows what a key is or what a
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Hashable
@@ -18,11 +19,12 @@ logger = logging.getLogger(__name__)
 
 
 class RetryLater(Exception):
-    """Raised by a pass that knows how long to wait: `seconds` is a lower bound for its back-off."""
+    """Raised by a pass that knows how long to wait: `seconds` is a lower bound for its back-off, `level` how loud its log line is."""
 
-    def __init__(self, message: str, *, seconds: float = 0) -> None:
+    def __init__(self, message: str, *, seconds: float = 0, level: int = logging.WARNING) -> None:
         super().__init__(message)
         self.seconds = seconds
+        self.level = level
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,12 @@ class Schedule(Generic[Key]):
         self._running: set[Key] = set()
         self._failures: dict[Key, _Failures] = {}
 
-    def add(self, key: Key, *, now: float, after: float = 0) -> None:
-        """Ask for a pass at `now + after`, or after the burst. An earlier due time stands.
+    def add(self, key: Key, *, now: float) -> None:
+        """Ask for a pass after the burst. An earlier due time stands.
 
         A failing key is not brought forward to less than `first_retry` after its failure: our own writes cause events too.
         """
-        due = now + max(after, self._pace.coalesce)
+        due = now + self._pace.coalesce
         if key in self._failures:
             due = max(due, self._failures[key].last + self._pace.first_retry)
         waiting = self._again if key in self._running else self._due
@@ -76,20 +78,18 @@ class Schedule(Generic[Key]):
         self._finish(key)
 
     def failed(self, key: Key, *, now: float, at_least: float = 0) -> float:
-        """Schedules the retry and returns its delay: full jitter over a window that doubles, never below `at_least`."""
+        """Schedules the retry and returns its delay: full jitter over a window that doubles, never below `at_least`.
+
+        What was asked for while the pass ran comes `first_retry` after its failure, as what is asked for later does.
+        """
         count = self._failures[key].count + 1 if key in self._failures else 1
         self._failures[key] = _Failures(count, now)
         window = min(self._pace.first_retry * 2.0 ** min(count - 1, 30), self._pace.last_retry)
         delay = max(at_least, self._pace.coalesce, window * self._chance())
         self._finish(key)
-        self._due[key] = min(now + delay, self._due.get(key, now + delay))
+        asked = max(self._due.get(key, math.inf), now + self._pace.first_retry)
+        self._due[key] = min(now + delay, asked)
         return delay
-
-    def forget(self, key: Key) -> None:
-        """Drop what is known of a key that no longer exists. A running pass ends undisturbed."""
-        self._failures.pop(key, None)
-        self._due.pop(key, None)
-        self._again.pop(key, None)
 
     def next_due(self) -> float | None:
         return min(self._due.values(), default=None)
@@ -101,10 +101,6 @@ class Schedule(Generic[Key]):
     @property
     def depth(self) -> int:
         return len(self._due)
-
-    @property
-    def running(self) -> int:
-        return len(self._running)
 
     def _finish(self, key: Key) -> None:
         self._running.discard(key)
@@ -148,12 +144,9 @@ class WorkQueue(Generic[Key]):
         self._changed = asyncio.Event()
         self._stopping = False
 
-    def add(self, key: Key, *, after: float = 0) -> None:
-        self.schedule.add(key, now=self._clock(), after=after)
+    def add(self, key: Key) -> None:
+        self.schedule.add(key, now=self._clock())
         self._changed.set()
-
-    def forget(self, key: Key) -> None:
-        self.schedule.forget(key)
 
     @property
     def waited(self) -> float:
@@ -196,7 +189,7 @@ class WorkQueue(Generic[Key]):
             logger.warning("%s: the pass took longer than %g s; retried in %.1f s", key, self._deadline, delay)
         except RetryLater as later:
             delay = self.schedule.failed(key, now=self._clock(), at_least=later.seconds)
-            logger.warning("%s: %s; retried in %.1f s", key, later, delay)
+            logger.log(later.level, "%s: %s; retried in %.1f s", key, later, delay)
         except Exception:  # the boundary: one service's bug must not stop the others
             delay = self.schedule.failed(key, now=self._clock())
             logger.exception("%s: the pass failed; retried in %.1f s", key, delay)

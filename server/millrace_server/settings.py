@@ -1,7 +1,7 @@
 """What a server process is told, read once from the environment.
 
 The operator imports this module (and nothing else of the server) to write the same variables into a pod, so the two cannot
-drift. It must therefore stay free of torch, transformers and FastAPI. Variable names are append-only.
+drift, and to read its own in the same way. It must therefore stay free of torch, transformers and FastAPI. Variable names are append-only.
 """
 
 from collections.abc import Mapping
@@ -35,10 +35,29 @@ class InvalidSettings(ValueError):
     """One sentence that names the variable, its value and what it may be."""
 
 
-class ServerSettings(BaseModel):
-    """Every setting of a server. The alias is the variable's name; `None` means unset."""
+class Settings(BaseModel):
+    """What one kind of process is told. A field's alias is its variable's name."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Self:
+        """Read the known variables; an empty string counts as unset. Raises InvalidSettings."""
+        variables = [str(field.alias) for field in cls.model_fields.values()]
+        try:
+            return cls.model_validate({variable: environment[variable] for variable in variables if environment.get(variable)})
+        except ValidationError as error:
+            first = error.errors()[0]
+            if not first["loc"]:
+                raise InvalidSettings(first["msg"].removeprefix("Value error, ")) from None
+            variable = str(first["loc"][0])
+            if first["type"] == "missing":
+                raise InvalidSettings(f"{variable} is not set; it is required") from None
+            raise InvalidSettings(f"{variable}={environment.get(variable)!r} is refused: {first['msg']}") from None
+
+
+class ServerSettings(Settings):
+    """Every setting of a server. `None` means unset."""
 
     model_name: str = Field(alias="MODEL_NAME", min_length=1, max_length=253)
     """The name that clients send, and, without MODEL_PATH, the hub repository to load."""
@@ -46,8 +65,6 @@ class ServerSettings(BaseModel):
     """Folder that holds config.json, tokenizer.json and *.safetensors. Unset: MODEL_NAME is looked up in the hub's cache."""
     model_revision: str | None = Field(default=None, alias="MODEL_REVISION")
     """Commit or digest of the model, reported to clients. Unset: a hash of the model's files."""
-    model_aliases: tuple[str, ...] = Field(default=(), alias="MODEL_ALIASES")
-    """Further names that clients may send, separated by commas."""
     device: Device = Field(default=Device.cuda, alias="DEVICE")
     device_fallback: bool = Field(default=True, alias="DEVICE_FALLBACK")
     """Serve on the CPU, with a warning, when DEVICE=cuda and no GPU is there. The operator turns it off."""
@@ -89,23 +106,6 @@ class ServerSettings(BaseModel):
     cache_max_bytes: int = Field(default=64 * 1024 * 1024, alias="CACHE_MAX_BYTES", ge=1024)
     """Memory for cached answers; the least recently used ones make room."""
 
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> Self:
-        """Read the known variables; an empty string counts as unset. Raises InvalidSettings."""
-        given: dict[str, object] = {}
-        for name, field in cls.model_fields.items():
-            value = environment.get(str(field.alias), "")
-            if value:
-                given[str(field.alias)] = value.split(",") if name == "model_aliases" else value
-        try:
-            return cls.model_validate(given)
-        except ValidationError as error:
-            first = error.errors()[0]
-            variable = first["loc"][0]
-            if first["type"] == "missing":
-                raise InvalidSettings(f"{variable} is not set; it is required") from None
-            raise InvalidSettings(f"{variable}={environment.get(str(variable))!r} is refused: {first['msg']}") from None
-
     def to_environment(self) -> dict[str, str]:
         """The variables that make `from_environment` return an equal object; defaults are left out."""
         result: dict[str, str] = {}
@@ -115,8 +115,6 @@ class ServerSettings(BaseModel):
                 continue
             if isinstance(value, bool):
                 result[str(field.alias)] = str(value).lower()
-            elif isinstance(value, tuple):
-                result[str(field.alias)] = ",".join(value)
             else:
                 result[str(field.alias)] = str(value)
         return result

@@ -44,15 +44,13 @@ def test_the_target_is_85_percent_of_the_slots_unless_stated(spec: dict[str, Any
 
 
 def test_a_stored_object_that_the_schema_refuses_names_the_field() -> None:
-    with pytest.raises(InvalidService, match=r"^spec\.batching\.maxSize: ") as caught:
+    with pytest.raises(InvalidService, match=r"^spec\.batching\.maxSize: "):
         service(batching={"maxSize": 0})
-    assert caught.value.path == "spec.batching.maxSize"
 
 
 def test_an_item_of_a_list_is_named_by_its_index() -> None:
-    with pytest.raises(InvalidService) as caught:
+    with pytest.raises(InvalidService, match=r"^spec\.tolerations\[1\]\.operator: "):
         service(tolerations=[{"operator": "Exists"}, {"operator": "Never"}])
-    assert caught.value.path == "spec.tolerations[1].operator"
 
 
 def test_an_object_without_spec_is_refused() -> None:
@@ -92,13 +90,6 @@ def test_only_true_pauses(value: str, paused: bool) -> None:
     annotated = stored(manifest())
     annotated["metadata"]["annotations"] = {"millrace.dev/paused": value}
     assert parse(annotated).paused is paused
-
-
-def test_a_service_with_a_deletion_timestamp_is_being_deleted() -> None:
-    leaving = stored(manifest())
-    assert not parse(leaving).deleting
-    leaving["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
-    assert parse(leaving).deleting
 
 
 @pytest.mark.parametrize(

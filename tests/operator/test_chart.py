@@ -2,7 +2,8 @@
 
 import subprocess
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 import yaml
@@ -14,8 +15,9 @@ from millrace_operator.api import InferenceServiceSpec
 from millrace_operator.chart import ChartValues
 from millrace_operator.desired import CHILD_KINDS
 from millrace_operator.manifest import Manifest
-from millrace_operator.names import GROUP, PLURAL
+from millrace_operator.names import GROUP, LEASE, PLURAL
 from millrace_operator.settings import OperatorSettings
+from operators import FAST, Process, eventually
 from services import CHECKOUT
 
 CHART = CHECKOUT / "charts/millrace"
@@ -124,9 +126,15 @@ def test_a_namespaced_installation_has_no_cluster_wide_rights() -> None:
         == []
     )
     (anywhere,) = [role for role in of_kind("ClusterRole", render()) if role["metadata"]["name"] == "millrace-operator"]
-    roles = {role["metadata"]["namespace"]: grants(role) for role in of_kind("Role", everything)}
-    assert roles.pop("millrace-system") == {("coordination.k8s.io", "leases"): {"get", "create", "update"}}
-    assert roles == {"team-a": grants(anywhere), "team-b": grants(anywhere)}
+    roles = {role["metadata"]["namespace"]: role["rules"] for role in of_kind("Role", everything)}
+    (lease,) = of_kind("Role", render())
+    assert roles == {"team-a": anywhere["rules"], "team-b": anywhere["rules"], "millrace-system": lease["rules"]}
+
+
+def test_the_operator_may_hold_one_lease_of_its_own_namespace() -> None:
+    (role,) = of_kind("Role", render())
+    leases = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"]}
+    assert role["rules"] == [{**leases, "resourceNames": [LEASE], "verbs": ["get", "update"]}, {**leases, "verbs": ["create"]}]
 
 
 def test_every_binding_points_to_a_role_and_to_the_operators_account() -> None:
@@ -188,6 +196,33 @@ def test_the_plain_manifests_are_accepted_in_a_restricted_namespace(apiserver: C
     assert accounts.strip() == "serviceaccount/millrace-operator"
 
 
+@pytest.fixture
+def installed(apiserver: ControlPlane, tmp_path: Path) -> Iterator[Process]:
+    """An operator with the rights that the plain manifests give it, and no others."""
+    apiserver.kubectl("apply", "-f", str(CHECKOUT / "manifests/install.yaml"))
+    apiserver.kubectl("wait", "--for=condition=Established", f"crd/{PLURAL}.{GROUP}", "--timeout=20s")
+    account = f"system:serviceaccount:{generate.INSTALL_NAMESPACE}:millrace-operator"
+    kubeconfig = apiserver.kubeconfig_for(account, "system:serviceaccounts", "system:authenticated")
+    environment = {**FAST, "KUBECONFIG": str(kubeconfig), "MILLRACE_LEASE_NAMESPACE": generate.INSTALL_NAMESPACE}
+    process = Process(environment, tmp_path / "operator.log")
+    yield process
+    process.process.kill()
+    process.process.wait()
+
+
+def test_the_rights_are_enough_to_take_renew_and_release_the_lease(apiserver: ControlPlane, installed: Process) -> None:
+    def lease(field: str) -> str:
+        return apiserver.kubectl("-n", generate.INSTALL_NAMESPACE, "get", "lease", LEASE, f"-o=jsonpath={{.{field}}}")
+
+    installed.wait_until_it_leads()
+    taken = lease("metadata.resourceVersion")
+    eventually(lambda: lease("metadata.resourceVersion") != taken, "a renewal")
+    installed.wait_for_lists(1)
+    assert installed.stop() == 0
+    assert lease("spec.holderIdentity") == ""
+    assert not installed.said("Forbidden")
+
+
 def can_i(apiserver: ControlPlane, *question: str) -> bool:
     """Asked as the operator's account."""
     user = f"--as=system:serviceaccount:{generate.INSTALL_NAMESPACE}:millrace-operator"
@@ -199,8 +234,9 @@ def test_the_api_server_grants_a_pass_but_no_secret_and_no_spec(apiserver: Contr
     apiserver.kubectl("apply", "-f", str(CHECKOUT / "manifests/install.yaml"))
     assert can_i(apiserver, "patch", "deployments.apps", "-n", "default")
     assert can_i(apiserver, "update", f"{PLURAL}.{GROUP}", "--subresource=status", "-n", "default")
-    assert can_i(apiserver, "update", "leases.coordination.k8s.io", "-n", generate.INSTALL_NAMESPACE)
-    assert not can_i(apiserver, "update", "leases.coordination.k8s.io", "-n", "default")
+    assert can_i(apiserver, "update", f"leases.coordination.k8s.io/{LEASE}", "-n", generate.INSTALL_NAMESPACE)
+    assert not can_i(apiserver, "update", "leases.coordination.k8s.io/of-somebody-else", "-n", generate.INSTALL_NAMESPACE)
+    assert not can_i(apiserver, "update", f"leases.coordination.k8s.io/{LEASE}", "-n", "default")
     for verb in ("get", "list", "watch", "create"):
         assert not can_i(apiserver, verb, "secrets", "-n", "default")
     for verb in ("create", "update", "patch", "delete"):

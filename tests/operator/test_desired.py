@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 
 from millrace_operator.api import parse
-from millrace_operator.desired import CHILD_KINDS, children
+from millrace_operator.desired import CHILD_KINDS, children, origin
 from millrace_operator.desired.pod import server_settings
 from millrace_operator.manifest import Manifest
 from millrace_operator.names import MAX_NAME_LENGTH, RESERVED_SUFFIXES, child_labels
@@ -121,6 +121,21 @@ def test_the_name_of_the_model_is_data_and_never_a_label() -> None:
         assert name not in json.dumps(child["metadata"])
     (server,) = everything["Deployment/chat"]["spec"]["template"]["spec"]["containers"]
     assert environment(server)["MODEL_NAME"] == name
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "field"),
+    [
+        ("Service", "spec.ports[0].nodePort", "spec.service.nodePort"),
+        ("Service", "metadata.annotations[example.com/a]", "spec.service.annotations"),
+        ("Deployment", "spec.template.annotations[example.com/a]", "spec.podAnnotations"),
+        ("Deployment", "spec.template.annotations.example.com/a", "spec.podAnnotations"),
+        ("Deployment", "spec.selector", None),
+        ("Service", "spec.selector", None),
+    ],
+)
+def test_a_refused_field_is_traced_to_the_field_that_the_user_set(kind: str, path: str, field: str | None) -> None:
+    assert origin(kind, path) == field
 
 
 def test_the_same_service_always_gives_the_same_wish() -> None:

@@ -1,9 +1,11 @@
 """Generated files are fresh, and the check that says so can fail."""
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cluster.packages import tool
 from millrace_operator import generate
@@ -64,6 +66,19 @@ def test_a_stale_file_fails_the_check_and_names_the_command(
     assert capsys.readouterr().err == "crds/README.md is stale: run `make generate` and commit the result\n"
     assert generate.main(["--helm", helm]) == 0
     assert generate.main(["--check", "--helm", helm]) == 0
+
+
+def test_the_plain_manifests_say_how_to_put_real_images_into_them() -> None:
+    text = (CHECKOUT / "manifests/install.yaml").read_text()
+    told = "".join(line.removeprefix("#") for line in text.splitlines(keepends=True) if line.startswith("# "))
+    command = told[told.index("sed ") : told.index("|\n")]
+    for placeholder, image in (("YOUR-OPERATOR-IMAGE", "host:5000/a/operator:1"), ("YOUR-SERVER-IMAGE", "host:5000/a/server:1")):
+        command = command.replace(placeholder, image)
+    rendered = subprocess.run(["sh", "-c", command], cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout
+    (deployment,) = [each for each in yaml.safe_load_all(rendered) if each["kind"] == "Deployment"]
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == "host:5000/a/operator:1"
+    assert {"name": "MILLRACE_SERVER_IMAGE", "value": "host:5000/a/server:1"} in container["env"]
 
 
 def test_without_helm_it_says_how_to_name_one(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

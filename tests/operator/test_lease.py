@@ -1,9 +1,13 @@
 """Who leads, on clocks that the test turns: every candidate has its own, and they need not agree."""
 
+from pathlib import Path
+
 import pytest
 
-from millrace_operator.connection import ApiError, Conflict, NotFound, Unreachable
-from millrace_operator.lease import Leadership, NotLeader, Record, Term
+from fake_api import FakeApi
+from millrace_operator.connection import ApiError, Conflict, Connection, NotFound, Unreachable, configuration
+from millrace_operator.lease import Leadership, LeaseObject, NotLeader, Record, Term
+from millrace_operator.manifest import Manifest
 
 TERM = Term(duration=15, renew_deadline=10, retry=2)
 
@@ -216,3 +220,24 @@ async def test_of_two_that_take_an_expired_lease_together_one_wins() -> None:
         await store.write("a", over=seen)
     assert not await a.try_to_lead()
     assert not may_write(b)
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        {},
+        {"metadata": {}, "spec": {}},
+        {"metadata": {"resourceVersion": "1"}},
+        {"metadata": {"resourceVersion": "1"}, "spec": {"holderIdentity": ["a"]}},
+        {"metadata": {"resourceVersion": "1"}, "spec": {"leaseTransitions": "many"}},
+    ],
+)
+async def test_what_is_no_lease_is_an_error_that_the_loop_survives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nonsense: Manifest
+) -> None:
+    with FakeApi(lambda *_: (200, nonsense)) as api:
+        monkeypatch.setenv("KUBECONFIG", str(api.kubeconfig(tmp_path)))
+        connection = Connection(await configuration())
+        with pytest.raises(ApiError, match="InvalidLease"):
+            await LeaseObject(connection, namespace="default", name="chat", term=TERM).read()
+        await connection.close()

@@ -13,7 +13,7 @@ from millrace_operator.autoscale import Bounds, Fleet, Load, Tempo
 from millrace_operator.load import InvalidLoad, Limits, LoadMonitor, LoadReader, Subject, parse_load
 
 LIMITS = Limits(slots=8, queue=100)
-HONEST = {"queued": 3, "running": 5, "arrivals": 12, "completed": 4, "boot_id": "x", "draining": False, "running_seconds": 1.5, "slots": 8}
+HONEST = {"queued": 3, "running": 5, "slots": 8}
 
 
 def answer(**changes: object) -> bytes:
@@ -21,17 +21,16 @@ def answer(**changes: object) -> bytes:
 
 
 def test_an_honest_answer_is_read_and_unknown_fields_are_ignored() -> None:
-    expected = Load(queued=3, running=5, arrivals=12, completed=4, boot_id="x", running_seconds=1.5)
-    assert parse_load(answer(something_new=[1]), limits=LIMITS) == expected
+    assert parse_load(answer(something_new=[1]), limits=LIMITS) == Load(queued=3, running=5)
 
 
 def test_a_replica_cannot_claim_more_than_it_can_hold() -> None:
-    lying = parse_load(answer(queued=10**9, running=10**9), limits=LIMITS)
+    lying = parse_load(answer(queued=10**400, running=10**9), limits=LIMITS)
     assert (lying.queued, lying.running) == (LIMITS.queue, LIMITS.slots)
 
 
-@pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), 1e308, 10**400, "5", True, None, [1]])
-@pytest.mark.parametrize("name", ["queued", "running", "arrivals"])
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), 1.5, 1e308, "5", True, None, [1]])
+@pytest.mark.parametrize("name", ["queued", "running"])
 def test_a_value_that_is_no_count_is_refused_by_name(name: str, value: object) -> None:
     with pytest.raises(InvalidLoad, match=name):
         parse_load(answer(**{name: value}), limits=LIMITS)

@@ -194,6 +194,50 @@ def test_what_cannot_be_created_is_told_and_does_not_stop_the_rest(api: Api, sha
     eventually(lambda: api.condition("Ready") == ("False", "Starting"), "it heals without an edit")
 
 
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        ({"service": {"type": "NodePort", "nodePort": 1}}, "spec.service.nodePort"),
+        (
+            {"service": {"type": "LoadBalancer", "annotations": {"service.beta.kubernetes.io/load-balancer-source-ranges": "here"}}},
+            "spec.service.annotations",
+        ),
+        ({"podAnnotations": {"seccomp.security.alpha.kubernetes.io/pod": "none"}}, "spec.podAnnotations"),
+    ],
+)
+def test_a_value_that_only_the_api_server_can_judge_is_told_by_the_user_s_own_field(
+    api: Api, shared_operator: Process, spec: Manifest, field: str
+) -> None:
+    api.create(cpu_service(**spec))
+    eventually(lambda: api.condition("Stalled") == ("True", "InvalidSpec"), "the refusal is told")
+    assert api.message("Stalled").startswith(f"{field} is refused: ")
+    assert "Correct the field" in api.message("Stalled")
+    assert "defect" not in api.message("Stalled")
+    api.edit({"spec": {field.split(".")[1]: None}})
+    eventually(lambda: api.condition("Stalled")[0] == "False", "the correction heals it")
+
+
+def test_a_policy_that_denies_a_child_is_no_defect_and_heals_by_itself(api: Api, shared_operator: Process) -> None:
+    policies = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies"
+    rules = [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["services"]}]
+    here = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": api.namespace}}, "resourceRules": rules}
+    policy = {"matchConstraints": here, "validations": [{"expression": "false", "message": "no Services here"}]}
+    binding = {"policyName": api.namespace, "validationActions": ["Deny"]}
+    name = {"metadata": {"name": api.namespace}}
+    assert api.client.post(policies, json={**name, "spec": policy}).status_code == 201
+    assert api.client.post(f"{policies.removesuffix('ies')}ybindings", json={**name, "spec": binding}).status_code == 201
+    probe = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "probe"}, "spec": {"ports": [{"port": 1}]}}
+    dry = {"dryRun": "All"}
+    eventually(lambda: api.client.post(api.path("services", ""), json=probe, params=dry).status_code == 422, "the policy is in force")
+    api.create(cpu_service())
+    eventually(lambda: api.condition("Ready") == ("False", "Forbidden"), "the policy is named")
+    assert "no Services here" in api.message("Ready")
+    assert api.condition("Stalled")[0] == "False"
+    api.delete(f"{policies}/{api.namespace}")
+    eventually(lambda: api.condition("Ready") == ("False", "Starting"), "it heals without an edit")
+    api.delete(f"{policies.removesuffix('ies')}ybindings/{api.namespace}")
+
+
 def test_only_a_child_that_is_ours_by_owner_and_by_manager_is_pruned(api: Api, shared_operator: Process) -> None:
     uid = api.create(cpu_service())["metadata"]["uid"]
     eventually(api.is_complete, "children exist")

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from millrace_operator.settings import InvalidSettings, OperatorSettings
+from millrace_operator.settings import OperatorSettings
+from millrace_server.settings import InvalidSettings
 
 REQUIRED = {"MILLRACE_SERVER_IMAGE": "server:1"}
 

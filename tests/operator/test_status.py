@@ -197,10 +197,10 @@ def test_a_failure_of_the_template_that_an_edit_replaces_is_no_news() -> None:
 
 
 def test_a_pod_on_its_way_out_is_not_asked_for_its_load() -> None:
-    leaving = pod(ready=True, name="old")
+    leaving = pod(ready=True)
     leaving["metadata"]["deletionTimestamp"] = NOON
     rollout = read_rollout(deployment(ready=1), [leaving, pod(ready=True)])
-    assert [each.name for each in rollout.pods] == ["chat-1"]
+    assert len(rollout.pods) == 1
     assert rollout.addresses == ("10.0.0.1",)
 
 
@@ -210,6 +210,65 @@ def test_a_transition_time_moves_only_when_the_answer_flips() -> None:
     later = report(Facts(service=parse(again), rollout=read_rollout(deployment(ready=1), [])), now=LATER)
     moved = {each.type: each.last_transition_time for each in later.conditions}
     assert moved == {"Ready": LATER, "Reconciling": LATER, "Stalled": NOON, "ModelLoaded": LATER}
+
+
+SERVES = (deployment(ready=1), pod(ready=True))
+
+
+def after(
+    *seen: Manifest, then: tuple[Manifest, ...], generation: int = 1, problems: tuple[Trouble, ...] = ()
+) -> dict[str, tuple[str, str]]:
+    """The conditions of a service that `seen` was told of at generation 1, when it then is as in `then`."""
+    told = as_manifest(report(facts(*seen), now=NOON))
+    wanted = stored({**manifest(), "status": told})
+    wanted["metadata"]["generation"] = generation
+    return conditions(Facts(service=parse(wanted), rollout=read_rollout(then[0], then[1:]), problems=problems))
+
+
+@pytest.mark.parametrize(
+    ("unseen", "ready", "reconciling"),
+    [
+        pytest.param(
+            after(*SERVES, then=(deployment(wanted=3, ready=1, seen=False), pod(ready=True))),
+            ("True", "Serving"),
+            ("False", "Complete"),
+            id="a step of scaling",
+        ),
+        pytest.param(
+            after(*SERVES, then=(deployment(ready=1, seen=False), pod(ready=True)), generation=2),
+            ("False", "RollingOut"),
+            ("True", "RollingOut"),
+            id="an edit",
+        ),
+        pytest.param(
+            after(deployment(ready=1, seen=False), pod(ready=True), then=(deployment(ready=1, seen=False), pod(ready=True))),
+            ("False", "RollingOut"),
+            ("True", "RollingOut"),
+            id="an edit that was told",
+        ),
+        pytest.param(
+            after(*SERVES, then=(deployment(wanted=3, ready=1, seen=False), pod())),
+            ("False", "RollingOut"),
+            ("True", "RollingOut"),
+            id="a step when nothing serves any more",
+        ),
+        pytest.param(
+            after(*SERVES, then=(deployment(wanted=3, ready=1, seen=False), pod(ready=True)), problems=(CONFLICT,)),
+            ("False", "NameConflict"),
+            ("False", "NameConflict"),
+            id="a step beside a problem",
+        ),
+    ],
+)
+def test_what_the_deployment_s_controller_has_not_seen_yet(
+    unseen: dict[str, tuple[str, str]], ready: tuple[str, str], reconciling: tuple[str, str]
+) -> None:
+    assert (unseen["Ready"], unseen["Reconciling"]) == (ready, reconciling)
+
+
+def test_a_step_of_scaling_changes_no_condition() -> None:
+    before = facts(*SERVES)
+    assert after(*SERVES, then=(deployment(wanted=3, ready=1, seen=False), pod(ready=True))) == conditions(before)
 
 
 def test_an_unchanged_service_has_an_unchanged_status() -> None:

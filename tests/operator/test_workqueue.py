@@ -102,14 +102,17 @@ def test_an_event_shortens_a_long_back_off_but_not_below_the_first_retry() -> No
     assert keys.take(now=17) == "a"
 
 
-def test_a_forgotten_key_does_not_come_back() -> None:
+def test_an_event_in_mid_pass_does_not_hurry_the_retry_below_the_first_one() -> None:
     keys = schedule()
     keys.add("a", now=0)
-    keys.take(now=1)
-    keys.add("a", now=1)
-    keys.forget("a")
-    keys.succeeded("a")
-    assert keys.next_due() is None
+    for now in (1, 2, 4, 8):
+        keys.take(now=now)
+        keys.failed("a", now=now)
+    keys.take(now=16)
+    keys.add("a", now=16)
+    keys.failed("a", now=16)
+    assert keys.take(now=16.9) is None
+    assert keys.take(now=17) == "a"
 
 
 def test_the_age_of_the_oldest_due_key_is_known() -> None:

@@ -10,9 +10,10 @@ from millrace_operator.desired.client_service import client_service
 from millrace_operator.desired.deployment import deployment
 from millrace_operator.desired.images import Images
 from millrace_operator.desired.metrics_service import metrics_service
+from millrace_operator.desired.origin import origin
 from millrace_operator.manifest import Manifest
 
-__all__ = ["CHILD_KINDS", "ChildKind", "Images", "children"]
+__all__ = ["CHILD_KINDS", "ChildKind", "Images", "children", "origin"]
 
 
 @dataclass(frozen=True)

@@ -150,7 +150,6 @@ def server_settings(spec: InferenceServiceSpec, source: ModelSource) -> ServerSe
         MODEL_NAME=spec.model.name,
         MODEL_PATH=MODEL_FOLDER + (source.path if isinstance(source, ClaimSource) else ""),
         MODEL_REVISION=_pinned_revision(source),
-        MODEL_ALIASES=spec.model.aliases,
         DEVICE=Device(spec.device),
         DEVICE_FALLBACK=False,
         DTYPE=DType(spec.model.dtype),

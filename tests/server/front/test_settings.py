@@ -12,7 +12,6 @@ NAMES = st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1,
     st.fixed_dictionaries(
         {"model_name": NAMES},
         optional={
-            "model_aliases": st.lists(NAMES, max_size=3).map(tuple),
             "device": st.sampled_from(Device),
             "device_fallback": st.booleans(),
             "dtype": st.sampled_from(DType),
