@@ -7,7 +7,7 @@ PYTHON := .venv/bin/python
 RUN := PYTHONPATH=e2e $(PYTHON)
 UV = .venv/bin/uv
 
-.PHONY: help env lock generate lint fast e2e e2e-long test cluster images images-push demo run clean distclean
+.PHONY: help env lock generate lint fast e2e e2e-long test cluster images images-push demo run bench-engine clean distclean
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -60,17 +60,21 @@ cluster: env ## a real Kubernetes; its kubeconfig is .cluster/kubeconfig
 images: env ## build both images and print their names
 	@$(RUN) -m cluster.images
 
-images-push: env ## build both images and push them: make images-push REGISTRY=registry.example.com/team
+images-push: env ## build both images, push them and print how to install them: make images-push REGISTRY=registry.example.com/team
 	@$(RUN) -m cluster.images --push "$(REGISTRY)"
 
 demo: env ## cluster, images, model, operator, an InferenceService, answers, scaling (MODEL=hf://… for a hub model)
 	@MODEL="$(MODEL)" $(RUN) -m demo
 
-run: env ## the server alone on this machine: make run MODEL=Qwen/Qwen2.5-0.5B-Instruct
-	@$(PYTHON) -m millrace_server --model "$(MODEL)"
+run: env ## the server alone on this machine; downloads the model once: make run MODEL=Qwen/Qwen2.5-0.5B-Instruct
+	@$(RUN) -m demo.alone "$(MODEL)"
+
+bench-engine: env ## our engine against transformers on this machine, a quarter of an hour (ARGS=--quick: two minutes)
+	@PYTHONPATH=bench $(PYTHON) -m engine_benchmark $(ARGS)
 
 clean: ## take the cluster down without a trace; caches stay
-	@if [ -x $(PYTHON) ]; then $(RUN) -m cluster down; fi
+	@if [ -x $(PYTHON) ]; then $(RUN) -m cluster down; \
+	elif [ -e .cluster/provider ]; then echo "a cluster is up, and .venv, which could take it down, is gone: make env, then make clean"; exit 1; fi
 
 distclean: clean ## also remove .venv, build and the cache outside the checkout
 	@if [ -x $(PYTHON) ]; then $(RUN) -m cluster purge; fi

@@ -1,15 +1,20 @@
 """InferenceServices of the demo model, as the e2e tests apply them, and how to talk to one."""
 
 import json
+import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
-from kube import Kube, Manifest, condition, wait_for
+from kube import Kube, Manifest, Refused, condition, wait_for
 
 READY_SECONDS = 180
 """A cold start on two busy cores: pull, import torch, load, warm up."""
+PROXY_SECONDS = 30
+"""kube-proxy programs a node's rules within a second of an endpoint's readiness, later on a busy machine."""
+CONNECT_SECONDS = 2
 
 
 @dataclass(frozen=True)
@@ -25,22 +30,50 @@ class Service:
     def manifest(self) -> Manifest:
         return self.kube.get("infsvc", self.name, "-n", self.namespace)
 
-    def wait_ready(self) -> "Service":
-        """Until Ready at the present generation."""
+    def wait_ready(self, *, seconds: float = READY_SECONDS, show: Callable[[str], None] = lambda news: None) -> "Service":
+        """Until Ready at the present generation, and reachable; `show` is told of every change on the way. Raises Late."""
+        shown = ""
 
         def is_ready() -> bool:
+            nonlocal shown
             manifest = self.manifest()
             ready, done = condition(manifest, "Ready"), condition(manifest, "Reconciling")
-            generations = {manifest["metadata"]["generation"], manifest["status"].get("observedGeneration")}
+            news = f"Ready={ready['status']} {ready['reason']}: {ready['message']}" if ready else "no status yet"
+            if news != shown:
+                show(news)
+                shown = news
+            generations = {manifest["metadata"]["generation"], manifest.get("status", {}).get("observedGeneration")}
             return len(generations) == 1 and ready.get("status") == "True" and done.get("status") == "False"
 
-        wait_for(f"{self.namespace}/{self.name} is Ready", is_ready, seconds=READY_SECONDS, tell=self.describe)
+        wait_for(f"{self.namespace}/{self.name} is Ready", is_ready, seconds=seconds, tell=self.describe)
+        self.wait_reachable()
         return self
 
+    def wait_reachable(self, *, seconds: float = PROXY_SECONDS) -> None:
+        """Until the node's proxy passes a connection on to a pod: Kubernetes lets Ready come first. Raises Late."""
+        port = self._node_port()
+        refusals = []
+
+        def accepts() -> bool:
+            try:
+                socket.create_connection((self.node, port), timeout=CONNECT_SECONDS).close()
+            except OSError as refusal:
+                refusals.append(refusal)
+                return False
+            return True
+
+        wait_for(
+            f"the node's proxy passes on {self.node}:{port} of {self.namespace}/{self.name}, which is Ready",
+            accepts,
+            seconds=seconds,
+            tell=lambda: f"the last of {len(refusals)} refusals: {refusals[-1]}\n{self.describe()}",
+        )
+
     def describe(self) -> str:
-        status = self.kube.kubectl("get", "infsvc", self.name, "-n", self.namespace, "-o", "yaml")
-        pods = self.kube.kubectl("describe", "pods", "-n", self.namespace)
-        operator = self.kube.kubectl("logs", "-n", "millrace-system", "deployment/millrace-operator", "--tail=30")
+        """The state of the service, its pods and the operator, as far as there is any."""
+        status = self._told("get", "infsvc", self.name, "-n", self.namespace, "-o", "yaml")
+        pods = self._told("describe", "pods", "-n", self.namespace)
+        operator = self._told("logs", "-n", "millrace-system", "deployment/millrace-operator", "--tail=30")
         return f"{status}\n{pods[-5000:]}\n{operator}"
 
     def replicas(self) -> int:
@@ -50,8 +83,7 @@ class Service:
 
     @property
     def url(self) -> str:
-        port = self.kube.get("service", self.name, "-n", self.namespace)["spec"]["ports"][0]["nodePort"]
-        return f"http://{self.node}:{port}"
+        return f"http://{self.node}:{self._node_port()}"
 
     def infer(self, prompt: str, **fields: Any) -> Manifest:  # noqa: ANN401 - the request's own fields
         """The answer of POST /api/v1/infer, greedy unless told otherwise."""
@@ -66,6 +98,16 @@ class Service:
         self.kube.kubectl(
             "patch", "infsvc", self.name, "-n", self.namespace, "--type=merge", "--patch-file=/dev/stdin", stdin=json.dumps(patch)
         )
+
+    def _node_port(self) -> int:
+        port: int = self.kube.get("service", self.name, "-n", self.namespace)["spec"]["ports"][0]["nodePort"]
+        return port
+
+    def _told(self, *arguments: str) -> str:
+        try:
+            return self.kube.kubectl(*arguments)
+        except Refused as refusal:
+            return f"kubectl {' '.join(arguments)}: {refusal}"
 
 
 def demo_service(name: str, *, namespace: str, model_image: str, **spec: Any) -> Manifest:  # noqa: ANN401 - any part of the spec

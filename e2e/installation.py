@@ -1,10 +1,10 @@
 """Millrace on the test cluster: its images there, and both ways to install it."""
 
-import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cluster.provider import CHECKOUT
+from cluster import install_lines
 from kube import Kube, Manifest, wait_for
 
 NAMESPACE = "millrace-system"
@@ -34,24 +34,15 @@ class Installation:
     references: References
 
     def by_chart(self, environment: Mapping[str, str] = SHORT_DURATIONS) -> None:
-        """helm upgrade --install with these settings of the operator, and the operator answers."""
-        repository, tag = self.references.operator.rsplit(":", 1)
-        server, server_tag = self.references.server.rsplit(":", 1)
-        values = {"image.repository": repository, "image.tag": tag, "serverImage.repository": server, "serverImage.tag": server_tag}
-        pairs = [f"--set-string={name}={value}" for name, value in values.items()]
-        pairs += [f"--set-string=environment.{name}={value}" for name, value in environment.items()]
-        chart = str(CHECKOUT / "charts" / "millrace")
-        self.kube.run(
-            "helm", "upgrade", "--install", "millrace", chart, "-n", NAMESPACE, "--create-namespace", *pairs, "--wait", "--timeout=3m"
-        )
+        """helm upgrade --install with these settings of the operator, until it leads."""
+        line = install_lines.by_chart(operator=self.references.operator, server=self.references.server)
+        settings = shlex.join(f"--set-string=environment.{name}={value}" for name, value in environment.items())
+        self.kube.shell(f"{line} {settings} --wait --timeout=3m")
         self.wait_leading()
 
     def by_manifests(self) -> None:
-        """kubectl apply of manifests/install.yaml, with this session's images in the place of the released ones."""
-        text = (CHECKOUT / "manifests" / "install.yaml").read_text()
-        text = re.sub(r"\bmillrace/operator:\S+", self.references.operator, text)
-        text = re.sub(r"\bmillrace/server:\S+", self.references.server, text)
-        self.kube.kubectl("apply", "--server-side", "-f", "-", stdin=text)
+        """kubectl apply of manifests/install.yaml, until the operator leads."""
+        self.kube.shell(install_lines.by_manifests(operator=self.references.operator, server=self.references.server))
         self.kube.kubectl("rollout", "status", f"deployment/{OPERATOR}", "-n", NAMESPACE, "--timeout=3m")
         self.wait_leading()
 

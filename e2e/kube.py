@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cluster.packages import tool
+from cluster.packages import search_path, tool
+from cluster.provider import CHECKOUT
 
 T = TypeVar("T")
 Manifest = dict[str, Any]
@@ -20,6 +21,10 @@ class Refused(Exception):
     """What kubectl or helm said on stderr."""
 
 
+class Late(AssertionError):
+    """What did not come true in time, and the state that it left."""
+
+
 @dataclass(frozen=True)
 class Kube:
     """Runs commands against one cluster."""
@@ -28,13 +33,11 @@ class Kube:
 
     def run(self, program: str, *arguments: str, stdin: str | None = None) -> str:
         """The output of `kubectl …` or `helm …`. Raises Refused."""
-        environment = {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
-        done = subprocess.run(
-            [str(tool(program)), *arguments], env=environment, input=stdin, capture_output=True, text=True, timeout=300, check=False
-        )
-        if done.returncode:
-            raise Refused(done.stderr.strip())
-        return done.stdout
+        return self._run([str(tool(program)), *arguments], {}, stdin=stdin)
+
+    def shell(self, line: str) -> str:
+        """The output of a line that users are told to paste at the checkout's root. Raises Refused."""
+        return self._run(["bash", "-o", "pipefail", "-c", line], {"PATH": search_path("kubectl", "helm")})
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         return self.run("kubectl", *arguments, stdin=stdin)
@@ -56,16 +59,23 @@ class Kube:
         items = self.get("pods", "-n", namespace, "-l", f"app.kubernetes.io/instance={service}")["items"]
         return [item for item in items if "deletionTimestamp" not in item["metadata"]]
 
+    def _run(self, command: list[str], variables: Mapping[str, str], *, stdin: str | None = None) -> str:
+        environment = {**os.environ, **variables, "KUBECONFIG": str(self.kubeconfig)}
+        done = subprocess.run(command, cwd=CHECKOUT, env=environment, input=stdin, capture_output=True, text=True, timeout=300, check=False)
+        if done.returncode:
+            raise Refused(done.stderr.strip())
+        return done.stdout
+
 
 def wait_for(what: str, look: Callable[[], T | None], *, seconds: float, tell: Callable[[], object] = lambda: "") -> T:
-    """Look again and again until the answer is truthy. Fails with `what`, and with what `tell` says of the state, after `seconds`."""
+    """Look again and again until the answer is truthy. After `seconds` raises Late with `what`, and with what `tell` says of the state."""
     end = time.monotonic() + seconds
     while True:
         answer = look()
         if answer:
             return answer
         if time.monotonic() > end:
-            raise AssertionError(f"not within {seconds:.0f} s: {what}\n{tell()}")
+            raise Late(f"not within {seconds:.0f} s: {what}\n{tell()}")
         time.sleep(POLL_SECONDS)
 
 

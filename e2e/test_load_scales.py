@@ -12,7 +12,7 @@ DECISION_SECONDS = 15
 
 def test_a_load_step_adds_a_replica_that_serves_and_is_taken_away_again(kube: Kube, serve: Callable[..., Service]) -> None:
     service = serve(autoscaling={"minReplicas": 1, "maxReplicas": 2, "targetPerReplica": 2}, batching={"maxSize": 4}).wait_ready()
-    with Traffic(service.url, clients=12, max_tokens=100) as traffic:
+    with Traffic(service.url, clients=6, max_tokens=100) as traffic:
         started = time.monotonic()
         wait_for("two replicas are wanted", lambda: service.replicas() == 2, seconds=DECISION_SECONDS, tell=service.describe)
         print(f"load step to decision: {time.monotonic() - started:.1f} s")

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 from demo import prompts
 from demo_service import Service
-from kube import Kube, wait_for
+from kube import Kube, Refused, wait_for
 
 TOGETHER = 32
 
@@ -31,7 +32,9 @@ def test_the_service_name_answers_inside_the_cluster(chat: Service, kube: Kube) 
     ask = f"import urllib.request as r; print(r.urlopen('{url}/health', timeout=5).status)"
 
     def answers() -> bool:
-        return kube.kubectl("exec", pod["metadata"]["name"], "-n", chat.namespace, "--", "python", "-c", ask).strip() == "200"
+        with suppress(Refused):  # DNS, too, may know the Service later than it is Ready
+            return kube.kubectl("exec", pod["metadata"]["name"], "-n", chat.namespace, "--", "python", "-c", ask).strip() == "200"
+        return False
 
     wait_for(f"{url} answers from a pod", answers, seconds=10)
 
@@ -42,9 +45,9 @@ def test_two_services_side_by_side_do_not_mix(serve: Callable[..., Service], kub
     second.wait_ready()
     assert first.url != second.url
     for service in (first, second):
-        endpoints = kube.get("endpoints", service.name, "-n", service.namespace)["subsets"][0]["addresses"]
+        slices = kube.get("endpointslices", "-n", service.namespace, "-l", f"kubernetes.io/service-name={service.name}")["items"]
         [pod] = kube.pods(service.namespace, service.name)
-        assert [address["ip"] for address in endpoints] == [pod["status"]["podIP"]]
+        assert [endpoint["addresses"] for each in slices for endpoint in each["endpoints"]] == [[pod["status"]["podIP"]]]
     question = prompts.CHECKED[0]
     assert second.infer(question.prompt, max_tokens=question.max_tokens)["text"] == question.prompt + question.answer
     kube.kubectl("delete", "infsvc", "first", "-n", first.namespace)

@@ -9,14 +9,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig
+from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 BYTES = 256
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 EOS_TOKEN_ID = BYTES
 VOCABULARY = BYTES + len(SPECIAL_TOKENS)
 MAX_LENGTH = 512
+SHAPE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": MAX_LENGTH,
+    "initializer_range": 0.4,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -25,20 +39,12 @@ CHAT_TEMPLATE = (
 
 def build(folder: Path, **overrides: Any) -> Path:  # noqa: ANN401
     """Save the Llama, with fields of its config overridden. Returns the folder."""
-    shape: dict[str, Any] = {
-        "vocab_size": VOCABULARY,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": MAX_LENGTH,
-        "initializer_range": 0.4,
-        "tie_word_embeddings": False,
-        "bos_token_id": None,
-        "eos_token_id": EOS_TOKEN_ID,
-    }
-    return save(LlamaConfig(**{**shape, **overrides}), folder)
+    return save(config("Llama", **{"tie_word_embeddings": False, "eos_token_id": EOS_TOKEN_ID, **overrides}), folder)
+
+
+def config(family: str, **fields: Any) -> PreTrainedConfig:  # noqa: ANN401
+    """The tiny shape in any of transformers' families, such as "GPT2"."""
+    return getattr(transformers, f"{family}Config")(**{**SHAPE, **fields})
 
 
 def save(config: PreTrainedConfig, folder: Path, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Path:

@@ -20,11 +20,11 @@ FAR = 1e9
 """A deadline that never comes."""
 
 
-def load(folder: Path, *, max_length: int | None = None, dtype: DType = DType.float32) -> Runner:
-    """The runner of a saved model, on the CPU."""
+def load(folder: Path, *, max_length: int | None = None, dtype: DType = DType.float32, device: Device = Device.cpu) -> Runner:
+    """The runner of a saved model."""
     found = checkpoint.inspect(folder)
     return model.load(
-        found, device=Device.cpu, device_fallback=False, dtype=dtype, max_length=max_length, report=lambda _stage, _done, _total: None
+        found, device=device, device_fallback=False, dtype=dtype, max_length=max_length, report=lambda _stage, _done, _total: None
     )
 
 

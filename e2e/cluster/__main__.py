@@ -10,7 +10,7 @@ from cluster.cache import NotOurs
 from cluster.local.slot import SLOTS, Slot, has_free_lock
 from cluster.packages import MissingTool, tool
 from cluster.process import NotReady
-from cluster.provider import STATE, NoCluster, choose
+from cluster.provider import STATE, NoCluster, Provider, choose, present
 from cluster.push import NoSuchImage
 
 USAGE = 64
@@ -23,25 +23,35 @@ def main(arguments: list[str]) -> int:
         case ["up"]:
             print(choose().up())
         case ["down"]:
-            choose().down()
+            if provider := present():
+                provider.down()
         case ["purge"]:
             running = [str(slot.number) for slot in map(Slot, range(SLOTS)) if not has_free_lock(slot)]
             if running:
                 raise NoCluster(f"clusters of other checkouts still use the cache (slots {', '.join(running)}): take them down first")
             cache.purge()
         case ["status"]:
-            print(choose().status())
+            provider = present()
+            print(provider.status() if provider else "down")
         case ["load", image]:
-            print(choose().load(image))
+            print(_running().load(image))
         case ["tool", name]:
             print(tool(name))
         case ["kubectl", *rest]:
+            _running()
             environment = {**os.environ, "KUBECONFIG": str(STATE / "kubeconfig")}
             return subprocess.run([str(tool("kubectl")), *rest], env=environment, check=False).returncode
         case _:
             print(__doc__, file=sys.stderr)
             return USAGE
     return 0
+
+
+def _running() -> Provider:
+    provider = present()
+    if provider is None:
+        raise NoCluster("this checkout has no cluster; bring one up with `make cluster`")
+    return provider
 
 
 if __name__ == "__main__":

@@ -101,12 +101,12 @@ def _go() -> str:
     wanted = ".".join(map(str, versions.MINIMUM_GO))
     if go is None:
         raise CannotBuild(
-            f"Kubernetes is built from its Go modules, and no `go` is on PATH: install Go {wanted} or newer, or use Docker (kind)"
+            f"kubectl, helm and the like are built from their Go modules, and no `go` is on PATH: install Go {wanted} or newer"
         )
     found = subprocess.run([go, "env", "GOVERSION"], capture_output=True, text=True, check=True).stdout.strip()
     match = re.match(r"go(\d+)\.(\d+)", found)
     if match is None or (int(match[1]), int(match[2])) < versions.MINIMUM_GO:
-        raise CannotBuild(f"{go} is {found}; Kubernetes {versions.KUBERNETES} needs Go {wanted} or newer")
+        raise CannotBuild(f"{go} is {found}; kubectl, helm and the like are built with Go {wanted} or newer: put one first on PATH")
     return go
 
 

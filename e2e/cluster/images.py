@@ -14,13 +14,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from cluster.packages import tool, tool_environment
+from cluster import install_lines
+from cluster.binaries import CannotBuild
+from cluster.packages import MissingTool, tool, tool_environment
 from cluster.progress import step
-from cluster.provider import CHECKOUT, docker_runs
-from cluster.push import push_from_local_store
+from cluster.provider import CHECKOUT, NoCluster, docker_runs, wanted
+from cluster.push import NoSuchImage, push_from_local_store
 
 DOCKERFILE = CHECKOUT / "Dockerfile"
 TARGETS = {
@@ -63,7 +65,7 @@ def build_folder(name: str, containerfile: Path, context: Path) -> str:
 @functools.cache
 def docker_builds() -> bool:
     """Whether a Docker engine builds the images; the local provider's registry is fed by buildah."""
-    return os.environ.get("MILLRACE_PROVIDER") != "local" and docker_runs()
+    return wanted() != "local" and docker_runs()
 
 
 def buildah(*arguments: str) -> list[str]:
@@ -149,8 +151,7 @@ def _builds(name: str) -> list[str]:
 def _environment() -> dict[str, str]:
     if docker_builds():
         return {**os.environ, "DOCKER_BUILDKIT": "1"}
-    logins = Path.home() / ".docker" / "config.json"  # buildah runs with another HOME
-    return {**({"REGISTRY_AUTH_FILE": str(logins)} if logins.exists() else {}), **os.environ, **tool_environment()}
+    return {**os.environ, **tool_environment()}
 
 
 def _run(command: list[str]) -> str:
@@ -196,33 +197,35 @@ def _base_image() -> str | None:
     return image
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m cluster.images", description="Build both images; with --push, copy them to a registry."
     )
     parser.add_argument("--push", metavar="REGISTRY", help="such as registry.example.com/team; log in with your builder first")
-    registry = parser.parse_args().push
-    if registry is not None and not registry:
-        parser.error("--push needs a registry: make images-push REGISTRY=registry.example.com/team")
-    built = {target: build(target) for target in TARGETS}
-    for image in built.values():
-        print(image)
-    if not registry:
-        return
-    values = []
-    for value, image in zip(("image", "serverImage"), built.values(), strict=True):
-        destination = f"{registry.rstrip('/')}/{image.removeprefix('localhost/')}"
-        with step(f"push {destination}"):
-            push_from_local_store(image, destination, plain_http=False)
-        repository, _, tag = destination.rpartition(":")
-        values.append(f"--set {value}.repository={repository} --set {value}.tag={tag}")
-    print(f"install: helm upgrade --install millrace charts/millrace -n millrace-system --create-namespace {' '.join(values)}")
+    registry = parser.parse_args(arguments).push
+    if registry is not None and (not registry or "://" in registry):
+        parser.error(f"REGISTRY={registry} must be a host and a path: make images-push REGISTRY=registry.example.com/team")
+    built = [build(target) for target in TARGETS]
+    print("\n".join(built))
+    if registry:
+        operator, server = (_push(image, registry) for image in built)
+        print(f"install the chart:\n  {install_lines.by_chart(operator=operator, server=server)}")
+        print(f"or the manifests:\n  {install_lines.by_manifests(operator=operator, server=server)}")
+
+
+def _push(image: str, registry: str) -> str:
+    destination = f"{registry.rstrip('/')}/{image.removeprefix('localhost/')}"
+    with step(f"push {destination}"):
+        push_from_local_store(image, destination, plain_http=False)
+    return destination
 
 
 if __name__ == "__main__":
     try:
         main()
-    except ImageBuildFailed as failure:
+    except (ImageBuildFailed, NoSuchImage, MissingTool, CannotBuild, NoCluster) as failure:
         sys.exit(f"images: {failure}")
     except subprocess.CalledProcessError as failure:
         sys.exit(f"images: {failure}\n{failure.stderr or ''}")
+    except KeyboardInterrupt:
+        sys.exit("images: interrupted; the same command goes on where this one stopped")

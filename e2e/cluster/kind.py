@@ -14,7 +14,7 @@ from cluster.binaries import binary
 from cluster.local.slot import REGISTRY_NAME
 from cluster.packages import tool
 from cluster.progress import step
-from cluster.provider import NoCluster, docker_runs
+from cluster.provider import NoCluster, docker_runs, forget, record
 from cluster.push import content_tag
 
 NODE_IMAGE = versions.KIND_NODE_IMAGE
@@ -32,24 +32,24 @@ class Kind:
 
     def up(self) -> Path:
         """`kind create cluster`, unless it is there; a half-made one is made again."""
-        if not docker_runs():
-            raise NoCluster(
-                "the provider `kind` needs a Docker engine, and `docker info` does not answer; `local` needs Linux and root only"
-            )
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if self.cluster in self._kind("get", "clusters").split():
+        _needs_docker("`local` needs Linux and root only")
+        clusters = self._kind("get", "clusters").split()
+        record(self.folder, self.name)
+        if self.cluster in clusters:
             if self._is_ready():
                 return self.kubeconfig
-            self.down()
+            self._kind("delete", "cluster")
         with step(f"kind cluster {self.cluster}"):
             self._kind("create", "cluster", f"--image={NODE_IMAGE}", "--wait=180s")
         return self.kubeconfig
 
     def down(self) -> None:
         """`kind delete cluster`."""
-        if docker_runs():
-            self._kind("delete", "cluster")
+        # Without an engine its containers cannot be removed: forgotten now, they would be back with the next start of Docker.
+        _needs_docker("start it, then take the cluster down")
+        self._kind("delete", "cluster")
         self.kubeconfig.unlink(missing_ok=True)
+        forget(self.folder)
 
     def load(self, image: str) -> str:
         """`kind load docker-image` under a tag that changes with the content."""
@@ -81,3 +81,8 @@ class Kind:
         written = [f"--kubeconfig={self.kubeconfig}"] if writes_kubeconfig else []
         # Not whatever `kind` is on PATH: a node image belongs to one release of kind.
         return subprocess.run([str(binary("kind")), *arguments, *named, *written], check=True, capture_output=True, text=True).stdout
+
+
+def _needs_docker(otherwise: str) -> None:
+    if not docker_runs():
+        raise NoCluster(f"the provider `kind` needs a Docker engine, and `docker info` does not answer; {otherwise}")

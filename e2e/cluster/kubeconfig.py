@@ -14,7 +14,7 @@ import yaml
 
 from cluster.packages import tool
 from cluster.progress import step
-from cluster.provider import NoCluster
+from cluster.provider import NoCluster, forget, record
 from cluster.push import content_tag, push_from_local_store
 
 
@@ -45,6 +45,13 @@ class Kubeconfig:
             raise NoCluster(f"MILLRACE_CONTEXT={context} is not in {source}; it has {', '.join(known) or 'no contexts'}")
         return cls(source.resolve(), context, environment.get("REGISTRY"), folder.resolve())
 
+    @classmethod
+    def adopted(cls, environment: Mapping[str, str], folder: Path) -> "Kubeconfig":
+        """The one that an earlier `up` copied into `folder`; REGISTRY still comes from the environment."""
+        copy = folder.resolve() / "kubeconfig"
+        known = yaml.safe_load(copy.read_text()) if copy.exists() else None
+        return cls(copy, (known or {}).get("current-context", ""), environment.get("REGISTRY"), folder.resolve())
+
     def up(self) -> Path:
         """Copies that one context, and nothing else, to where the other providers write their kubeconfig."""
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -52,12 +59,14 @@ class Kubeconfig:
         only = self._kubectl("config", "view", "--minify", "--flatten", "--raw")
         kubeconfig.touch(mode=0o600)
         kubeconfig.write_text(only)
+        record(self.folder, self.name)
         self._kubectl("get", "nodes")
         return kubeconfig
 
     def down(self) -> None:
         """Forgets the cluster, which is not ours to stop."""
         (self.folder / "kubeconfig").unlink(missing_ok=True)
+        forget(self.folder)
 
     def load(self, image: str) -> str:
         """Pushes to REGISTRY."""

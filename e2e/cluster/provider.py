@@ -10,6 +10,8 @@ from typing import Protocol
 CHECKOUT = Path(__file__).resolve().parents[2]
 STATE = CHECKOUT / ".cluster"
 """What belongs to this checkout's cluster; ignored by git, gone after `down`."""
+_RECORD = "provider"
+"""In the state folder: the name of the provider that made the cluster. The Makefile looks for it too."""
 
 
 class NoCluster(Exception):
@@ -22,10 +24,10 @@ class Provider(Protocol):
     name: str
 
     def up(self) -> Path:
-        """Brings the cluster up, or finds it up, and returns its kubeconfig."""
+        """Brings the cluster up, or finds it up, and returns its kubeconfig; calls `record` before there is anything to take down."""
 
     def down(self) -> None:
-        """Takes the cluster down, without a trace; does nothing when it is down."""
+        """Takes the cluster down, without a trace; does nothing when it is down. Calls `forget` last."""
 
     def load(self, image: str) -> str:
         """Makes an image of docker's or buildah's local store available to the nodes; returns the reference that pods use.
@@ -41,19 +43,60 @@ class Provider(Protocol):
 
 
 def choose(environment: Mapping[str, str] = os.environ, *, state: Path = STATE) -> Provider:
-    """The provider named by MILLRACE_PROVIDER; else kind where Docker runs, else local. Never whatever KUBECONFIG happens to point to."""
-    from cluster.kind import Kind
+    """The provider to bring a cluster up with, by `wanted`. Never whatever KUBECONFIG happens to point to."""
     from cluster.kubeconfig import Kubeconfig
+
+    name = wanted(environment, state=state)
+    return Kubeconfig.named_on_purpose(environment, state) if name == Kubeconfig.name else _of(name, state)
+
+
+def wanted(environment: Mapping[str, str] = os.environ, *, state: Path = STATE) -> str:
+    """The name of the provider that MILLRACE_PROVIDER names; else of the one that made the present cluster; else kind or local.
+
+    Raises NoCluster when one is named and another one's cluster is here: a second cluster in the same folder would hide the first.
+    """
+    named, made = environment.get("MILLRACE_PROVIDER"), recorded(state)
+    if named and made and named != made:
+        raise NoCluster(f"MILLRACE_PROVIDER={named}, but the cluster of this checkout was made by `{made}`: take it down first, make clean")
+    return named or made or ("kind" if docker_runs() else "local")
+
+
+def present(environment: Mapping[str, str] = os.environ, *, state: Path = STATE) -> Provider | None:
+    """The provider that made this checkout's cluster, whatever would be chosen now; None when there is no cluster."""
+    from cluster.kubeconfig import Kubeconfig
+
+    made = recorded(state)
+    if made is None:
+        return None
+    return Kubeconfig.adopted(environment, state) if made == Kubeconfig.name else _of(made, state)
+
+
+def record(state: Path, name: str) -> None:
+    """From now on the cluster of this folder belongs to the provider of this name."""
+    state.mkdir(parents=True, exist_ok=True)
+    (state / _RECORD).write_text(f"{name}\n")
+
+
+def recorded(state: Path) -> str | None:
+    """What `record` wrote and `forget` has not removed."""
+    file = state / _RECORD
+    return file.read_text().strip() if file.exists() else None
+
+
+def forget(state: Path) -> None:
+    """There is no cluster any more."""
+    (state / _RECORD).unlink(missing_ok=True)
+
+
+def _of(name: str, state: Path) -> Provider:
+    from cluster.kind import Kind
     from cluster.local.provider import Local
 
-    named = environment.get("MILLRACE_PROVIDER") or ("kind" if docker_runs() else "local")
-    if named == "local":
+    if name == Local.name:
         return Local(state)
-    if named == "kind":
+    if name == Kind.name:
         return Kind(state)
-    if named == "kubeconfig":
-        return Kubeconfig.named_on_purpose(environment, state)
-    raise NoCluster(f"MILLRACE_PROVIDER={named} is none of local, kind, kubeconfig")
+    raise NoCluster(f"MILLRACE_PROVIDER={name} is none of local, kind, kubeconfig")
 
 
 def docker_runs() -> bool:

@@ -6,4 +6,5 @@ HELM = "v3.21.4"
 KIND = "v0.30.0"
 KIND_NODE_IMAGE = "kindest/node:v1.34.0@sha256:7416a61b42b1662ca6ca89f02028ac133a309a2a30ba309614e8ec94d976dc5a"
 """The default of that release of kind, from its source (pkg/apis/config/defaults)."""
-MINIMUM_GO = (1, 24)
+MINIMUM_GO = (1, 26)
+"""What the modules ask for in their go.mod; helm asks for the newest."""

@@ -1,6 +1,7 @@
 """`make demo`: from a checkout to answers from a model on a real Kubernetes, in one command.
 
-Ends with exit status 0 only when the answers were right and the load brought a second replica; the last line is `demo: <URL>`.
+Ends with exit status 0 only when the answers were right and the load made one replica two; the last line is `demo: <URL>`. A service
+that an earlier run left with more than one replica is therefore applied anew: by itself it would take minutes to shrink.
 MODEL=hf://OWNER/NAME serves a model of the hub instead, whose answers are shown and not compared.
 """
 
@@ -27,11 +28,12 @@ from demo.image import model_image
 from demo.model import TrainingFailed
 from demo_service import Service
 from installation import Installation, References
-from kube import Kube, Refused, condition
-from traffic import Traffic
+from kube import Kube, Late, Refused, wait_for
+from traffic import Traffic, TrafficStopped
 
 READY_SECONDS = 600
 """A cold start on two busy cores, or the download of a small hub model."""
+GONE_SECONDS = 90
 LOAD_SECONDS = 120
 LOAD_CLIENTS = 24
 LOAD_TOKENS = 100
@@ -77,10 +79,9 @@ def main(hub_model: str) -> None:
         Installation(kube, References(operator, server, model)).by_chart(environment={})
     with stages.stage(f"kubectl apply -f {manifest.EXAMPLE.relative_to(CHECKOUT)}"):
         wanted = manifest.of_hub_model(model) if hub_model else manifest.of_demo_model(model)
-        kube.apply(*wanted)
-    service = service_of(wanted[-1], kube, provider)
+        service = apply(wanted, kube, provider)
     with stages.stage("ready"):
-        wait_ready(service)
+        service.wait_ready(seconds=READY_SECONDS, show=lambda news: say(f"  {news}"))
     with stages.stage("answers"):
         show_answers(service, compare=not hub_model)
     with stages.stage("scale out"):
@@ -91,27 +92,17 @@ def main(hub_model: str) -> None:
     print(f"demo: {service.url}", flush=True)
 
 
-def service_of(applied: manifest.Manifest, kube: Kube, provider: Provider) -> Service:
-    return Service(kube, applied["metadata"]["namespace"], applied["metadata"]["name"], provider.node_address())
-
-
-def wait_ready(service: Service) -> None:
-    """Until Ready at the applied generation; every change on the way is shown."""
-    end = time.monotonic() + READY_SECONDS
-    shown = ""
-    while True:
-        state = service.manifest()
-        ready = condition(state, "Ready")
-        now = f"Ready={ready['status']} {ready['reason']}: {ready['message']}" if ready else "no status yet"
-        if now != shown:
-            say(f"  {now}")
-            shown = now
-        is_current = state.get("status", {}).get("observedGeneration") == state["metadata"]["generation"]
-        if is_current and ready.get("status") == "True" and condition(state, "Reconciling").get("status") != "True":
-            return
-        if time.monotonic() > end:
-            raise DemoFailed(f"not Ready within {READY_SECONDS} s: {now}\n{service.describe()}")
-        time.sleep(LOOK_SECONDS)
+def apply(wanted: list[manifest.Manifest], kube: Kube, provider: Provider) -> Service:
+    """Namespace and InferenceService, which starts with the one replica that it asks for."""
+    namespace, name = (wanted[-1]["metadata"][key] for key in ("namespace", "name"))
+    service = Service(kube, namespace, name, provider.node_address())
+    if kube.exists("deployment", name, "-n", namespace) and service.replicas() > 1:
+        say(f"  an earlier run left {service.replicas()} replicas: deleted, and applied anew")
+        kube.kubectl("delete", "infsvc", name, "-n", namespace)
+        children = "deployments,services,pods", "-n", namespace, "-l", f"app.kubernetes.io/instance={name}"
+        wait_for("the earlier service is gone", lambda: not kube.exists(*children), seconds=GONE_SECONDS)
+    kube.apply(*wanted)
+    return service
 
 
 def show_answers(service: Service, *, compare: bool) -> None:
@@ -124,7 +115,10 @@ def show_answers(service: Service, *, compare: bool) -> None:
 
 
 def scale_out(service: Service, *, compare: bool) -> None:
-    """A load that one replica is not meant to carry alone, until a second one is ready."""
+    """A load that one replica is not meant to carry alone, until a second one is ready. Raises DemoFailed unless it begins with one."""
+    before = service.replicas()
+    if before != 1:
+        raise DemoFailed(f"the service has {before} replicas before the load: there is nothing to show; run the demo again")
     question = prompts.SHOWN[0]
     shown = ""
     end = time.monotonic() + LOAD_SECONDS
@@ -132,12 +126,12 @@ def scale_out(service: Service, *, compare: bool) -> None:
         while True:
             status = service.manifest()["status"]
             scaling = status.get("autoscaling", {})
-            ready = status.get("readyReplicas", 0)
-            now = f"{service.replicas()} replicas wanted, {ready} ready"
+            wanted, ready = service.replicas(), status.get("readyReplicas", 0)
+            now = f"{wanted} replicas wanted, {ready} ready"
             if now != shown:
                 say(f"  {now}; {traffic.answered} requests answered; {scaling.get('reason', '')}")
                 shown = now
-            if ready >= 2:
+            if min(wanted, ready) >= 2:
                 break
             if time.monotonic() > end:
                 raise DemoFailed(f"no second replica within {LOAD_SECONDS} s: {now}; {scaling}\n{service.describe()}")
@@ -175,6 +169,8 @@ if __name__ == "__main__":
         images.ImageBuildFailed,
         TrainingFailed,
         Refused,
+        Late,
+        TrafficStopped,
         DemoFailed,
     ) as failure:
         sys.exit(f"demo: {failure}")

@@ -58,6 +58,12 @@ class ContextTooLong(BadRequest):
     code = "context_length_exceeded"
 
 
+class ChatUnavailable(BadRequest):
+    """The model has no chat template that works."""
+
+    code = "chat_unavailable"
+
+
 class NoSuchRoute(RequestError):
     status, type, code = 404, "invalid_request_error", "not_found"
 
@@ -72,6 +78,12 @@ class SlowRequest(RequestError):
 
 class BodyTooLarge(RequestError):
     status, type, code = 413, "invalid_request_error", "body_too_large"
+
+
+class RequestQuarantined(RequestError):
+    """The engine died with this very request in it, more than once. Not a 5xx: clients try those again."""
+
+    status, type, code = 422, "invalid_request_error", "request_quarantined"
 
 
 class HeadTooLarge(RequestError):

@@ -12,10 +12,21 @@ from dataclasses import dataclass, field
 import msgspec
 
 from millrace_server.admission import Admission
+from millrace_server.answer import Answer
 from millrace_server.cache import Cache, cache_key
-from millrace_server.engine.handle import Dead, EngineHandle, EngineUnavailable, Serving
+from millrace_server.chat.template import ChatTemplate
+from millrace_server.engine.handle import Dead, EngineHandle, Serving
 from millrace_server.engine.messages import Ready, Sampling, Step, Submit
-from millrace_server.errors import ContextTooLong, DeadlinePassed, Draining, EngineError, EngineGone, ModelLoading
+from millrace_server.engine.stream import EngineUnavailable, QuarantinedRequest
+from millrace_server.errors import (
+    ContextTooLong,
+    DeadlinePassed,
+    Draining,
+    EngineError,
+    EngineGone,
+    ModelLoading,
+    RequestQuarantined,
+)
 from millrace_server.load import Load
 from millrace_server.metrics import Metrics
 from millrace_server.protocol import DEFAULT_MAX_TOKENS, InferAnswer, InferRequest
@@ -45,6 +56,8 @@ class Inference:
     admission: Admission
     text: Text | None = None
     """None until the tokenizer is loaded."""
+    chat: ChatTemplate | None = None
+    """None until it was tried out."""
     is_draining: bool = False
     boot_id: str = field(default_factory=lambda: os.urandom(8).hex())
 
@@ -78,7 +91,7 @@ class Inference:
         generation = await self._recall(key)
         cached = generation is not None
         if generation is None:
-            generation = await self._generate(request, ready, text, deadline=arrived + self.settings.request_timeout)
+            generation = await self.generate(request, ready, text, deadline=arrived + self.settings.request_timeout)
             await self._remember(key, generation)
         return InferAnswer(
             text=request.prompt + generation.text,
@@ -98,8 +111,9 @@ class Inference:
             raise EngineGone("the engine has stopped; GET /health says when it is back", retry_after=LOADING_RETRY_SECONDS)
         raise ModelLoading("the model is being loaded; GET /health says when it is done", retry_after=LOADING_RETRY_SECONDS)
 
-    async def _generate(self, request: InferRequest, ready: Ready, text: Text, *, deadline: float) -> Generation:
-        """One pass through the system. The slot is free again when this returns or raises."""
+    async def generate(self, request: InferRequest, ready: Ready, text: Text, *, deadline: float, stop: tuple[str, ...] = ()) -> Generation:
+        """One pass through the system. The slot is free again when this returns or raises; the first stop string that the answer
+        completes ends it, and is not part of it. Raises RequestError."""
         now = time.monotonic()
         if deadline <= now:
             raise DeadlinePassed("the deadline passed while the request was still being sent")
@@ -111,11 +125,13 @@ class Inference:
             self.admission.withdraw(now=time.monotonic())
             raise
         try:
-            return await self._run(request, prompt, max_tokens, text, deadline=deadline)
+            return await self._run(request, prompt, max_tokens, text, deadline=deadline, stop=stop)
         finally:
             self.admission.leave(now=time.monotonic())
 
-    async def _run(self, request: InferRequest, prompt: list[int], max_tokens: int, text: Text, *, deadline: float) -> Generation:
+    async def _run(
+        self, request: InferRequest, prompt: list[int], max_tokens: int, text: Text, *, deadline: float, stop: tuple[str, ...]
+    ) -> Generation:
         submit = Submit(
             request_id=f"{self.boot_id}-{next(self._numbers)}",
             prompt=prompt,
@@ -123,30 +139,35 @@ class Inference:
             sampling=Sampling(temperature=0.0 if request.is_greedy() else request.temperature, top_p=request.top_p, seed=request.seed),
             deadline=deadline,
         )
-        tokens: list[int] = []
+        answer = Answer(text.answer(prompt), stop)
         finish_reason = None
         try:
             async with asyncio.timeout(deadline + ENGINE_GRACE_SECONDS - time.monotonic()):
                 async for output in self.engine.submit(submit):
-                    tokens += output.tokens
+                    answer.take(output.tokens)
                     self.metrics.generated(len(output.tokens))
                     finish_reason = output.finish_reason
                     if finish_reason == "error":
                         raise EngineError(output.error or "the engine could not answer this request")
+                    if answer.is_stopped:
+                        break
         except TimeoutError:
             pass
         except EngineUnavailable as error:
             raise EngineGone(str(error), retry_after=LOADING_RETRY_SECONDS) from error
+        except QuarantinedRequest as error:
+            raise RequestQuarantined(str(error)) from error
         finally:
             if finish_reason is None:
                 self.engine.cancel(submit.request_id)
-        if finish_reason in (None, "deadline"):
+        if finish_reason in (None, "deadline") and not answer.is_stopped:
             limit = self.settings.request_timeout
-            raise DeadlinePassed(f"the answer was not complete within {limit:g} s ({len(tokens)} of at most {max_tokens} tokens)")
+            raise DeadlinePassed(f"the answer was not complete within {limit:g} s ({answer.tokens} of at most {max_tokens} tokens)")
+        written = answer.finish()
+        finish_reason = "stop" if answer.is_stopped else str(finish_reason)
         self.metrics.prompt_ran(len(prompt))
-        self.metrics.finished(str(finish_reason))
-        answer = text.answer(prompt)
-        return Generation(text=answer.push(tokens) + answer.finish(), tokens=len(tokens), finish_reason=str(finish_reason))
+        self.metrics.finished(finish_reason)
+        return Generation(text=written, tokens=answer.tokens, finish_reason=finish_reason)
 
     def _engine_stepped(self, step: Step) -> None:
         self.admission.engine_runs(step.running, now=time.monotonic())

@@ -18,7 +18,9 @@ from millrace_server import termination
 from millrace_server.admission import Admission
 from millrace_server.app import INFERENCE_ENDPOINTS, client_app, internal_app
 from millrace_server.cache import cache_for
+from millrace_server.chat.template import ChatTemplate
 from millrace_server.connection import KEEP_ALIVE_SECONDS, Connection, ConnectionLimits, ListenerConfig
+from millrace_server.engine import checkpoint
 from millrace_server.engine.failure import CannotServe
 from millrace_server.engine.handle import EngineHandle, Serving
 from millrace_server.engine.messages import Failed
@@ -97,6 +99,8 @@ class Lifecycle:
             for listener in (clients, internal):
                 listener.should_exit = True
             await asyncio.gather(self._inference.engine.stop(grace_seconds=0), *serving)
+            if self._inference.chat:
+                await self._inference.chat.close()
         if failure is not None:
             return self._fail(failure)
         logger.info("drained")
@@ -122,16 +126,19 @@ class Lifecycle:
                 task.cancel()
 
     async def _load(self) -> Failed | None:
-        """Load the tokenizer while the engine loads the weights, and note the moment at which both are done."""
+        """Load tokenizer and chat template while the engine loads the weights, and note the moment at which all is done."""
+        settings, inference = self._settings, self._inference
         try:
-            text = await asyncio.to_thread(Text.load, self._settings)
+            revision = None if settings.model_path else settings.model_revision
+            folder = await asyncio.to_thread(checkpoint.find, name=settings.model_name, path=settings.model_path, revision=revision)
+            inference.text = await asyncio.to_thread(Text.from_folder, folder)
         except CannotServe as error:
             return error.failed
-        self._inference.text = text
-        while not isinstance(state := self._inference.engine.state, Serving):  # noqa: ASYNC110 - the handle has no event for it
+        inference.chat = await ChatTemplate.load(folder, inference.text)
+        while not isinstance(state := inference.engine.state, Serving):  # noqa: ASYNC110 - the handle has no event for it
             await asyncio.sleep(POLL_SECONDS)
         ready = state.ready
-        self._inference.admission.slots = ready.slots
+        inference.admission.slots = ready.slots
         facts = {
             "slots": ready.slots,
             "max_length": ready.max_length,

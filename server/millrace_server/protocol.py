@@ -4,6 +4,7 @@ msgspec checks types, bounds and unknown fields while it parses, in bounded time
 Times are seconds unless a name says otherwise.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -15,6 +16,9 @@ DEFAULT_MAX_TOKENS = 100
 LARGEST_INTEGER = 2**31 - 1
 SMALLEST_TEMPERATURE = 1e-5
 """Below it sampling is greedy: dividing logits by less overflows."""
+MAX_STOPS = 16
+MAX_STOP_CHARACTERS = 10_000
+"""Of all stop strings of a request together: what looking for them costs grows with it."""
 
 Shape = TypeVar("Shape")
 
@@ -147,6 +151,21 @@ def read(body: bytes, shape: type[Shape]) -> Shape:
         raise _wrong_field(str(error), shape) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise NotJSON(f"the body is not valid JSON: {error}") from None
+
+
+def stop_strings(stop: str | Sequence[str] | None) -> tuple[str, ...]:
+    """What a client sent as `stop`. Raises BadRequest with the limit."""
+    stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    characters = sum(len(each) for each in stops)
+    if len(stops) > MAX_STOPS:
+        why = f"{len(stops)} stop strings, at most {MAX_STOPS} are allowed"
+    elif characters > MAX_STOP_CHARACTERS:
+        why = f"{characters} characters together, at most {MAX_STOP_CHARACTERS} are allowed"
+    elif not all(stops):
+        why = "a stop string has at least one character"
+    else:
+        return stops
+    raise BadRequest(f"stop is refused: {why}", param="stop")
 
 
 def _wrong_field(message: str, shape: type) -> BadRequest:

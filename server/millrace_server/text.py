@@ -1,27 +1,30 @@
 """Between text and token ids, in the front, by the `tokenizers` library alone: no step of the engine ever waits for it.
 
-Text that a client sends never becomes a special token, also when it spells one.
+Text that a client sends never becomes a special token, also when it spells one. What may become one is written as its *mark*: a
+secret of this process, which nobody outside can spell.
 """
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
-from millrace_server.engine import checkpoint
 from millrace_server.engine.failure import CannotServe
-from millrace_server.settings import ServerSettings
 
 TOKENIZER_FILE = "tokenizer.json"
 LONG_TEXT_CHARACTERS = 8192
 """Longer texts are encoded in a thread: the library lets go of the interpreter, and probes and streams go on."""
 CONTEXT_TOKENS = 8
-"""Tokens of the prompt that come along when an answer is decoded: some tokenizers drop a leading space without."""
+"""Tokens before the new ones that come along when an answer is decoded: some tokenizers drop a leading space without."""
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
-MAX_UNFINISHED_TOKENS = 8
-"""A character has at most 4 bytes, hence tokens: what is unfinished after twice as many is no character."""
+MAX_UNFINISHED_TOKENS = 3
+"""A character has at most 4 bytes, and a token at least one: what more tokens do not finish is no character."""
+PRIVATE_USE = range(0xE000, 0xF900)
+MARK_CHARACTERS = 8
+"""About 100 bits of chance."""
 
 logger = logging.getLogger(__name__)
 
@@ -32,15 +35,15 @@ class Text:
         tokenizer.no_padding()
         tokenizer.encode_special_tokens = True
         self._tokenizer = tokenizer
-
-    @classmethod
-    def load(cls, settings: ServerSettings) -> "Text":
-        """From the model's folder. Raises CannotServe."""
-        revision = None if settings.model_path else settings.model_revision
-        return cls.from_folder(checkpoint.find(name=settings.model_name, path=settings.model_path, revision=revision))
+        special = {number: token for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+        self.marks = {token.content: random_mark() for token in special.values()}
+        """Each special token's text, and what stands for it in `encode_marked`."""
+        tokenizer.add_tokens([_marked(token, self.marks[token.content]) for token in special.values()])
+        self._special_ids = {tokenizer.token_to_id(self.marks[token.content]): number for number, token in special.items()}
 
     @classmethod
     def from_folder(cls, folder: Path) -> "Text":
+        """Of a model. Raises CannotServe."""
         file = folder / TOKENIZER_FILE
         if not file.is_file():
             hint = f"{folder} has no {TOKENIZER_FILE}; save the model with a fast tokenizer (`tokenizer.save_pretrained`)"
@@ -56,8 +59,17 @@ class Text:
             return await asyncio.to_thread(self._encode, text)
         return self._encode(text)
 
+    async def encode_marked(self, text: str) -> list[int]:
+        """Token ids of a text in which every mark stands for its special token; nothing is added in front."""
+        if len(text) > LONG_TEXT_CHARACTERS:
+            return await asyncio.to_thread(self._encode_marked, text)
+        return self._encode_marked(text)
+
     def _encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text).ids)
+
+    def _encode_marked(self, text: str) -> list[int]:
+        return [self._special_ids.get(token, token) for token in self._tokenizer.encode(text, add_special_tokens=False).ids]
 
     def decode(self, tokens: Iterable[int]) -> str:
         """Special tokens leave no text."""
@@ -67,29 +79,78 @@ class Text:
         return AnswerText(self, prompt)
 
 
+def random_mark() -> str:
+    """Characters that no text uses, no template changes and no tokenizer joins to others."""
+    return "".join(chr(secrets.choice(PRIVATE_USE)) for _ in range(MARK_CHARACTERS))
+
+
+def _marked(token: AddedToken, mark: str) -> AddedToken:
+    """Found like `token`, with the same claims on the spaces around. Not `special`, hence also found where special tokens are text."""
+    return AddedToken(
+        mark, special=False, normalized=token.normalized, lstrip=token.lstrip, rstrip=token.rstrip, single_word=token.single_word
+    )
+
+
 class AnswerText:
-    """The text of one answer, as its tokens come. What it has given out never changes and ends with whole characters."""
+    """The text of one answer, as its tokens come: the same in total however they are divided into pushes. What it has given out never
+    changes and ends with whole characters; bytes that are no character come out as U+FFFD, unless the answer ends with them."""
 
     def __init__(self, text: Text, prompt: list[int]) -> None:
         self._text = text
-        self._tokens = list(prompt[-CONTEXT_TOKENS:])
-        self._given = len(self._tokens)
-        """Tokens, from the start of `_tokens`, whose text is out."""
+        self._pending: list[int] = []
+        """Tokens whose text is not out, because a character is unfinished."""
+        self._context: list[int] = []
+        self._before = ""
+        """The context's text."""
+        self._settle(prompt)
 
     def push(self, tokens: list[int]) -> str:
         """The text that these tokens complete; empty while a character is unfinished."""
-        self._tokens += tokens
-        new = self._new_text()
-        if new.endswith(UNFINISHED) and len(self._tokens) - self._given < MAX_UNFINISHED_TOKENS:
-            return ""
-        self._tokens = self._tokens[-CONTEXT_TOKENS:]
-        self._given = len(self._tokens)
+        new = self._new_text([*self._pending, *tokens])
+        if UNFINISHED in new:
+            return "".join(self._push_one(token) for token in tokens)
+        self._settle([*self._pending, *tokens])
+        self._pending = []
         return new
 
     def finish(self) -> str:
         """What is left when no more tokens come, without the bytes of a character that never ended."""
-        return self._new_text().rstrip(UNFINISHED)
+        return self._new_text(self._pending).rstrip(UNFINISHED)
 
-    def _new_text(self) -> str:
-        before = self._text.decode(self._tokens[: self._given])
-        return self._text.decode(self._tokens)[len(before) :]
+    def _push_one(self, token: int) -> str:
+        self._pending.append(token)
+        new = self._new_text(self._pending)
+        if not new.endswith(UNFINISHED):
+            self._settle(self._pending)
+            self._pending = []
+            return new
+        return self._give_up() if len(self._pending) > MAX_UNFINISHED_TOKENS else ""
+
+    def _give_up(self) -> str:
+        """The first pending token begins no character. It goes, with those behind that belong to the same U+FFFD; the rest may be one."""
+        lengths = [len(self._new_text(self._pending[: end + 1])) for end in range(MAX_UNFINISHED_TOKENS)]
+        end = max(index for index, length in enumerate(lengths) if length == lengths[0]) + 1
+        given, rest, self._pending = self._pending[:end], self._pending[end:], []
+        return self._new_text(given) + "".join(self._push_one(token) for token in rest)
+
+    def _settle(self, tokens: list[int]) -> None:
+        """Take the end of these tokens, whose text is out, as the context of what comes. It must not begin inside a character."""
+        context = tokens[-CONTEXT_TOKENS:]
+        if not self._text.decode(context):
+            context = tokens  # special tokens hide the text before them
+        while UNFINISHED in (before := self._text.decode(context)):
+            context = context[1:]
+        if before:
+            self._context, self._before = context, before
+        elif not self._before:
+            # Some tokenizers drop a space in front of a text: only once, hence these tokens stay.
+            self._context = [*self._context, *tokens][-CONTEXT_TOKENS:]
+            self._before = self._text.decode(self._context)
+
+    def _new_text(self, tokens: list[int]) -> str:
+        """What these tokens add to the context."""
+        whole = self._text.decode([*self._context, *tokens])
+        if whole.startswith(self._before):
+            return whole[len(self._before) :]
+        # Some tokenizers take all bytes in a row for garbage when one of them is; the context's are out already.
+        return self._text.decode(tokens)

@@ -22,7 +22,7 @@ from cluster.local.slot import REGISTRY_NAME, Slot, has_free_lock, take_free_slo
 from cluster.packages import tool
 from cluster.process import NotReady, tail, wait_until
 from cluster.progress import say, step
-from cluster.provider import NoCluster
+from cluster.provider import NoCluster, forget, record
 from cluster.push import content_tag, push_from_local_store
 from cluster.scratch_image import ScratchImage, is_pushed
 
@@ -51,6 +51,7 @@ class Local:
             if outer is None or not outer.is_alive:
                 _fetch_programs()
                 self._sweep()
+                record(self.folder, self.name)
                 outer = self._start()
             if not self._is_ready():
                 with step("control plane and node"):
@@ -193,6 +194,7 @@ class Local:
             wait_until(lambda: _is_swept(slot), "interface and cgroups of the cluster are gone", seconds=30)
         shutil.rmtree(self.state, ignore_errors=True)
         self.kubeconfig.unlink(missing_ok=True)
+        forget(self.folder)
 
     def _make_room(self, slot: Slot) -> None:
         stores = [cache.root() / "registry", *(slot.node(index + 1).containerd_root for index in range(self.nodes))]

@@ -4,7 +4,7 @@ Only safetensors weights are accepted: a pickle can run code. Code that a reposi
 """
 
 import hashlib
-import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +13,14 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
+from millrace_server.engine import weights
 from millrace_server.engine.failure import CannotServe
 
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-WEIGHTS = "*.safetensors"
 DESCRIPTIONS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 REVISION_FILE = ".millrace-revision"
 """Written last by `millrace_server.download`: the commit that it fetched."""
+QUANTIZED_TYPES = ("F4", "F6", "F8")
+"""Beginnings of safetensors' names of types that mean nothing without scales, which only a quantisation's own code applies."""
 READ_BYTES = 8 * 1024 * 1024
 
 Report = Callable[[str, int, int], None]
@@ -31,6 +32,9 @@ class Checkpoint:
     folder: Path
     config: dict[str, Any]
     """config.json as it stands; the keys are the model's own business, only the few we refuse by are read."""
+    weights: tuple[Path, ...]
+    elements: Counter[str]
+    """Numbers in the weights, by safetensors' name of their type."""
 
 
 def find(*, name: str, path: str | None, revision: str | None = None) -> Path:
@@ -51,22 +55,18 @@ def inspect(folder: Path) -> Checkpoint:
     file = folder / "config.json"
     if not file.is_file():
         raise CannotServe("inspect", "ModelNotFound", f"{folder} has no config.json; is it a transformers model?")
-    try:
-        config = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise CannotServe("inspect", "InvalidModel", f"config.json is not JSON: {error}") from None
-    if not isinstance(config, dict) or "model_type" not in config:
+    config = weights.read_object(file)
+    if not isinstance(config.get("model_type"), str):
         raise CannotServe("inspect", "InvalidModel", "config.json names no model_type")
-    quantization = config.get("quantization_config")
-    if quantization:
-        method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else "unknown"
-        hint = f"the weights are quantised ({method}); use the model's bfloat16, float16 or float32 version"
-        raise CannotServe("inspect", "UnsupportedQuantization", hint)
-    if not any(folder.glob(WEIGHTS)):
-        if any(file for pattern in PICKLES for file in folder.glob(pattern)):
-            raise CannotServe("inspect", "InvalidModel", "the weights are pickles, which can run code; convert them to safetensors")
-        raise CannotServe("inspect", "InvalidModel", f"{folder} has no {WEIGHTS} file")
-    return Checkpoint(folder, config)
+    method = _quantization(config)
+    if method:
+        raise _quantized(method)
+    files = weights.files(folder)
+    elements: Counter[str] = sum((weights.elements(file) for file in files), Counter())
+    strange = sorted(name for name in elements if name.startswith(QUANTIZED_TYPES))
+    if strange:
+        raise _quantized(strange[0])
+    return Checkpoint(folder, config, files, elements)
 
 
 def read(checkpoint: Checkpoint, report: Report) -> str:
@@ -75,7 +75,7 @@ def read(checkpoint: Checkpoint, report: Report) -> str:
     Returns the revision: the hub's commit where a download noted it or the folder is a snapshot of it, else the hash (40 hex digits).
     """
     files = [file for name in DESCRIPTIONS if (file := checkpoint.folder / name).is_file()]
-    files += sorted(checkpoint.folder.glob(WEIGHTS))
+    files += checkpoint.weights
     total, done = sum(file.stat().st_size for file in files), 0
     digest = hashlib.sha256()
     for file in files:
@@ -89,3 +89,18 @@ def read(checkpoint: Checkpoint, report: Report) -> str:
     if noted.is_file():
         return noted.read_text().strip()
     return checkpoint.folder.name if checkpoint.folder.parent.name == "snapshots" else digest.hexdigest()[:40]
+
+
+def _quantization(config: dict[str, Any]) -> str | None:
+    """The method by which a config.json says that its weights are quantised."""
+    for part in (config, config.get("text_config")):
+        for key in ("quantization_config", "compression_config"):
+            said = part.get(key) if isinstance(part, dict) else None
+            if said:
+                return str(said.get("quant_method", "unknown")) if isinstance(said, dict) else "unknown"
+    return None
+
+
+def _quantized(method: str) -> CannotServe:
+    hint = f"the weights are quantised ({method}); choose the unquantised bfloat16, float16 or float32 version of this model"
+    return CannotServe("inspect", "UnsupportedQuantization", hint)

@@ -1,7 +1,7 @@
 """The front's side of the engine: starts the process, feeds it, watches it, and starts it again when it dies. No torch here.
 
 A dead or hung engine fails its requests at once (EngineUnavailable) and is restarted with back-off, a few times in a while; one
-that said why it cannot serve (Failed) is not, because it would only say so again.
+that said why it cannot serve (Failed) is not, because it would only say so again. A request that was there each time is refused.
 """
 
 import asyncio
@@ -12,20 +12,22 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from millrace_server.engine import frames
-from millrace_server.engine.messages import Cancel, Failed, FromEngine, Output, Progress, Ready, Step, Submit
+from millrace_server.engine.messages import Cancel, Failed, FromEngine, Progress, Ready, Step, Submit
+from millrace_server.engine.pulse import Patience, Pulse, cpu_seconds, how_it_ended, patience_for
+from millrace_server.engine.quarantine import Quarantine
+from millrace_server.engine.stream import EngineUnavailable, QuarantinedRequest, RequestStream
 from millrace_server.settings import ServerSettings
 
+EXIT_SECONDS = 1
+"""For a process that hung up to end by itself, so that its exit code is its own."""
+
 log = logging.getLogger(__name__)
-
-
-class EngineUnavailable(Exception):
-    """The engine is loading, restarting or dead: the request may be tried again later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,42 +56,6 @@ class Dead:
 State = Loading | Serving | Dead
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
-    """How long the engine may be silent, and how often it may die. Seconds."""
-
-    heartbeat_seconds: float = 30
-    """A serving engine speaks at every step and each second while idle; longer silence than this is a hang."""
-    restarts: int = 3
-    restarts_window_seconds: float = 600
-    first_backoff_seconds: float = 1
-
-
-class RequestStream(AsyncIterator[Output]):
-    """One request's outputs. Ends after the one with a finish_reason, or when cancelled; raises EngineUnavailable when the engine dies."""
-
-    def __init__(self) -> None:
-        self._arrived: deque[Output | EngineUnavailable | None] = deque()
-        self._something = asyncio.Event()
-
-    async def __anext__(self) -> Output:
-        while not self._arrived:
-            self._something.clear()
-            await self._something.wait()
-        item = self._arrived[0]
-        if isinstance(item, Output):
-            self._arrived.popleft()
-            return item
-        if item is None:
-            raise StopAsyncIteration
-        raise item
-
-    def put(self, item: Output | EngineUnavailable | None) -> None:
-        """An output, or the end: None, or why."""
-        self._arrived.append(item)
-        self._something.set()
-
-
 class EngineHandle:
     """One engine at a time, and the requests it is working on."""
 
@@ -100,9 +66,11 @@ class EngineHandle:
         self.waiting = 0
         self.last_message_at = time.monotonic()
         self._environment = {**environment, **settings.to_environment()}
-        self._patience = patience or Patience()
+        self._patience = patience or patience_for(settings.request_timeout)
         self._state: State = Loading("spawn", 0, 1, time.monotonic())
         self._streams: dict[str, RequestStream] = {}
+        """In order of submission."""
+        self._quarantine = Quarantine()
         self._quiet = asyncio.Event()
         self._quiet.set()
         self._writer: asyncio.StreamWriter | None = None
@@ -138,13 +106,17 @@ class EngineHandle:
         return self._state if isinstance(self._state, Dead) else Dead(None)
 
     def submit(self, request: Submit) -> RequestStream:
-        """Hand a request to the engine. Raises EngineUnavailable, or ValueError for an id that is in use."""
+        """Hand a request to the engine. Raises EngineUnavailable, QuarantinedRequest, or ValueError for an id that is in use."""
         if not isinstance(self._state, Serving):
             raise EngineUnavailable(_why(self._state))
         if request.request_id in self._streams:
             raise ValueError(f"request_id {request.request_id!r} is in use")
+        if self._quarantine.is_quarantined(request, now=time.monotonic()):
+            raise QuarantinedRequest(
+                "the engine died repeatedly while it computed this request, which is therefore refused for some minutes; change the prompt"
+            )
         frame = frames.encode(request)
-        stream = self._streams[request.request_id] = RequestStream()
+        stream = self._streams[request.request_id] = RequestStream(request)
         self._quiet.clear()
         self._write(frame)
         return stream
@@ -175,8 +147,9 @@ class EngineHandle:
             while self._deaths[0] < now - self._patience.restarts_window_seconds:
                 self._deaths.popleft()
             restarts = failure is None and len(self._deaths) <= self._patience.restarts
+            self._strike(now)
             self._die(Dead(failure, restarts))
-            log.error("the engine died: %s; %s", failure or "no last word", "restarting" if restarts else "giving up")
+            log.error("the engine is gone: %s", "it is started again" if restarts else "it is given up")
             if not restarts:
                 return
             await asyncio.sleep(self._patience.first_backoff_seconds * 2 ** (len(self._deaths) - 1))
@@ -202,7 +175,9 @@ class EngineHandle:
         either: list[asyncio.Future[Any]] = [connected, exited]
         try:
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            return await self._listen(connected.result()) if connected.done() else None
+            failure = await self._serve(connected.result(), process) if connected.done() else None
+            log.error("the engine %s", failure.hint if failure else how_it_ended(process.returncode))
+            return failure
         finally:
             server.close()
             if process.returncode is None:
@@ -214,23 +189,51 @@ class EngineHandle:
                 self._writer.close()
                 self._writer = None
 
-    async def _listen(self, reader: asyncio.StreamReader) -> Failed | None:
-        """Take the engine's messages until it falls silent, leaves or fails."""
-        while True:
-            # A load has stages without a word (a large file's conversion): the probe that reads `Loading.changed_at` judges it.
-            limit = self._patience.heartbeat_seconds if isinstance(self._state, Serving) else None
-            try:
-                async with asyncio.timeout(limit):
-                    message = await frames.from_engine.read(reader)
-            except TimeoutError:
-                log.error("no word from the engine for %s seconds", limit)  # noqa: TRY400 - where it waited does not matter
+    async def _serve(self, reader: asyncio.StreamReader, process: asyncio.subprocess.Process) -> Failed | None:
+        """Until the engine leaves, fails or hangs."""
+        listening = asyncio.create_task(self._listen(reader))
+        watching = asyncio.create_task(self._watch(process.pid))
+        try:
+            await asyncio.wait([listening, watching], return_when=asyncio.FIRST_COMPLETED)
+            if not listening.done():
                 return None
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), EXIT_SECONDS)
+            return listening.result()
+        finally:
+            listening.cancel()
+            watching.cancel()
+
+    async def _listen(self, reader: asyncio.StreamReader) -> Failed | None:
+        """Take the engine's messages until it leaves or fails."""
+        while True:
+            try:
+                message = await frames.from_engine.read(reader)
             except frames.BadFrame:
                 log.exception("the engine does not speak our language")
                 return None
             if message is None or isinstance(message, Failed):
                 return message
             self._take(message)
+
+    async def _watch(self, pid: int) -> None:
+        """Until the engine hangs."""
+        pulse = Pulse(self._patience)
+        while True:
+            await asyncio.sleep(pulse.seconds_per_tick)
+            # A load has stages without a word (a large file's conversion): the probe that reads `Loading.changed_at` judges it.
+            heard = self.last_message_at if isinstance(self._state, Serving) else None
+            why = pulse.hangs(heard=heard, cpu_seconds=cpu_seconds(pid))
+            if why:
+                log.error("the engine %s", why)
+                return
+
+    def _strike(self, now: float) -> None:
+        """Note which requests the engine died with: those that had an output, and as many of the oldest as it may have begun."""
+        slots = self._state.ready.slots if isinstance(self._state, Serving) else 0
+        for number, stream in enumerate(self._streams.values()):
+            if stream.has_begun or number < slots:
+                self._quarantine.strike(stream.request, now=now)
 
     def _take(self, message: FromEngine) -> None:
         self.last_message_at = time.monotonic()
@@ -250,6 +253,8 @@ class EngineHandle:
                 continue  # cancelled a moment ago
             stream.put(output)
             if output.finish_reason:
+                if output.finish_reason in ("stop", "length"):
+                    self._quarantine.clear(stream.request)
                 self._end(output.request_id, None)
         if self.on_step:
             self.on_step(step)

@@ -288,10 +288,6 @@ class KVCache:
         holders: list[Row | Lane] = [*self._rows.values(), *self._lanes.values(), *self._blocks.values()]
         return sum(tensor.nbytes for holder in holders for layers in (holder.keys, holder.values) for tensor in layers.values())
 
-    def layers(self, sequence: Sequence) -> int:
-        """Layers that have stored keys of a sequence."""
-        return len(self._row(sequence).keys)
-
     def _row(self, sequence: Sequence) -> Row:
         """A sequence's keys and values, wherever they are."""
         return self._rows.get(sequence) or self._homes[sequence].row(sequence)

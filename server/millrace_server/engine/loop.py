@@ -14,6 +14,7 @@ from typing import Protocol
 from millrace_server.engine.failure import DeviceLost, StepOutOfMemory
 from millrace_server.engine.isolation import Outcome, run_isolated
 from millrace_server.engine.messages import Cancel, FromFront, Output, Step, Submit
+from millrace_server.engine.quarantine import Quarantine
 from millrace_server.engine.scheduler import Chunk, Plan, Scheduler
 from millrace_server.engine.sequence import INVALID_TOKEN, Choice, Sequence
 
@@ -64,6 +65,7 @@ class Loop:
         self._vocabulary = vocabulary
         self._clock = clock
         self._draw_seed = draw_seed
+        self._quarantine = Quarantine()
         self._wake_at: float | None = None
         self._spoke_at = clock()
         self._spoken = (0, 0)
@@ -115,6 +117,8 @@ class Loop:
             return f"{len(request.prompt)} prompt tokens and max_tokens={request.max_tokens} exceed the limit of {self._max_length} tokens"
         if min(request.prompt) < 0 or max(request.prompt) >= self._vocabulary:
             return f"a prompt token is outside the vocabulary of {self._vocabulary}"
+        if self._quarantine.is_quarantined(request, now=self._clock()):
+            return "this request has failed its step repeatedly and is refused for some minutes; change the prompt"
         return None
 
     def _compute(self, plan: Plan) -> list[Output]:
@@ -137,6 +141,7 @@ class Loop:
 
     def _blame(self, chunk: Chunk, error: Exception) -> Output:
         log.error("a request of %d tokens fails its step", len(chunk.sequence.tokens), exc_info=error)
+        self._quarantine.strike(chunk.sequence.request, now=self._clock())
         return self._scheduler.fail(chunk.sequence, f"the engine failed while computing this request ({type(error).__name__})")
 
     def _rebuild(self, plan: Plan, outcome: Outcome) -> list[Output]:

@@ -1,4 +1,4 @@
-"""From a model's folder to its runner: what can be served at all, on which device, in which type, and the weights.
+"""From a model's folder to its runner: on which device, in which type, whether it fits, the weights, and the proof that we compute it.
 
 Any decoder-only architecture works that reaches its attention through transformers' attention interface.
 """
@@ -9,36 +9,42 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
-from millrace_server.engine import container
+from millrace_server.engine import container, packed
+from millrace_server.engine.architecture import first_line, length_limit, read_config
 from millrace_server.engine.checkpoint import Checkpoint, Report
 from millrace_server.engine.failure import CannotServe, unsupported
+from millrace_server.engine.proof import prove
 from millrace_server.engine.runner import ATTENTION, Facts, Runner
 from millrace_server.settings import Device, DType
 
-FITTING_LAYERS = {"full_attention", "sliding_attention"}
-LENGTH_DEPENDENT_ROPES = {"dynamic", "longrope"}
-"""Rotary frequencies that change with the longest row of a batch; below the original length they do not."""
+FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+"""safetensors' names of the types that are converted to the one in which the model computes."""
 
 log = logging.getLogger(__name__)
 
 
 def load(checkpoint: Checkpoint, *, device: Device, device_fallback: bool, dtype: DType, max_length: int | None, report: Report) -> Runner:
-    """Build the model and its runner. Raises CannotServe."""
+    """Build the model, prove it and make its runner. Raises CannotServe."""
     where = _device(device, device_fallback)
-    config = _config(checkpoint)
+    config = read_config(checkpoint)
     text = config.get_text_config()
-    limit = _length_limit(text)
+    limit = length_limit(config)
     if max_length is not None and max_length > limit:
         raise CannotServe("inspect", "InvalidMaxLength", f"MAX_LENGTH={max_length} exceeds the model's own limit of {limit}")
-    kind = _dtype(dtype, text.dtype, where)
+    kind = choose_dtype(dtype, text.dtype, cuda=where.type == "cuda", native_bfloat16=_computes_bfloat16(where))
+    _require_memory(checkpoint, text, kind, where)
     try:
         model = _weights(checkpoint, config, kind, report).to(where).eval()
+        if packed.can_pack(kind, where):
+            packed.pack(model)
+        _take_ownership(model)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise CannotServe("load", "OutOfMemory", f"the weights do not fit into memory ({error}); raise the memory limit") from error
+    prove(model, limit=max_length or limit)
     generation = getattr(model, "generation_config", None)
-    eos = getattr(generation, "eos_token_id", None) or text.eos_token_id or []
+    eos = getattr(generation, "eos_token_id", None) or getattr(text, "eos_token_id", None) or []
     facts = Facts(
         device=str(where),
         dtype=str(kind).removeprefix("torch."),
@@ -46,8 +52,7 @@ def load(checkpoint: Checkpoint, *, device: Device, device_fallback: bool, dtype
         vocabulary=text.vocab_size,
         eos_token_ids=frozenset([eos] if isinstance(eos, int) else eos),
     )
-    free = torch.cuda.mem_get_info(where)[0] if where.type == "cuda" else container.free_memory()
-    return Runner(model, facts=facts, free_memory=free)
+    return Runner(model, facts=facts, free_memory=_free_memory(where))
 
 
 def use_container_threads() -> int:
@@ -69,50 +74,52 @@ def _device(wanted: Device, fallback: bool) -> torch.device:  # noqa: FBT001
     return torch.device("cpu")
 
 
-def _dtype(wanted: DType, stored: torch.dtype | None, device: torch.device) -> torch.dtype:
+def choose_dtype(wanted: DType, stored: torch.dtype | None, *, cuda: bool, native_bfloat16: bool) -> torch.dtype:
     """`auto` keeps the type in which the model was saved where the device computes it at speed.
 
     On a GPU everything becomes bfloat16 (float16 before Ampere). On a CPU half-precision weights stay half only with bfloat16
     instructions, else they become float32; float32 weights stay as they are, because they belong to small models whose owner
-    wants exact answers, and DTYPE=bfloat16 is one word away.
+    wants exact answers, and DTYPE=bfloat16 is one word away. What is asked for by name is done, fast or not.
     """
     if wanted is not DType.auto:
         kind: torch.dtype = getattr(torch, wanted.value)
         return kind
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    if cuda:
+        return torch.bfloat16 if native_bfloat16 else torch.float16
     half = stored in (torch.bfloat16, torch.float16)
-    return torch.bfloat16 if half and torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+    return torch.bfloat16 if half and native_bfloat16 else torch.float32
 
 
-def _config(checkpoint: Checkpoint) -> Any:  # noqa: ANN401
-    """The model's configuration, or CannotServe when no servable class of transformers has it."""
-    kind = checkpoint.config["model_type"]
-    try:
-        config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False, local_files_only=True)
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        if kind in transformers.CONFIG_MAPPING:
-            raise CannotServe("inspect", "InvalidModel", f"config.json is refused: {_first_line(error)}") from error
-        raise unsupported(f"model_type {kind!r} is unknown to transformers {transformers.__version__}") from error
-    model_class = transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
-    if model_class is None:
-        raise unsupported(f"model_type {kind!r} does not generate text")
-    layers = set(getattr(config.get_text_config(), "layer_types", None) or ()) - FITTING_LAYERS
-    if layers:
-        raise unsupported(f"{model_class.__name__} has layers of another kind: {', '.join(sorted(layers))}")
-    return config
+def _computes_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return packed.can_pack(torch.bfloat16, device)
 
 
-def _length_limit(text: Any) -> int:  # noqa: ANN401
-    """Tokens that the model can hold."""
-    limit = getattr(text, "max_position_embeddings", None)
-    if not isinstance(limit, int):
-        raise unsupported("config.json names no max_position_embeddings")
-    ropes = getattr(text, "rope_parameters", None) or {}
-    for rope in ropes.values() if all(isinstance(rope, dict) for rope in ropes.values()) else [ropes]:
-        if rope.get("rope_type") in LENGTH_DEPENDENT_ROPES:
-            limit = min(limit, rope.get("original_max_position_embeddings") or limit)
-    return limit
+def _free_memory(device: torch.device) -> int:
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else container.free_memory()
+
+
+def _require_memory(checkpoint: Checkpoint, text: Any, kind: torch.dtype, device: torch.device) -> None:  # noqa: ANN401
+    """Refuse what would not fit before the kernel ends the process without a word."""
+    numbers = sum(count for name, count in checkpoint.elements.items() if name in FLOATS)
+    if getattr(text, "tie_word_embeddings", False) and packed.can_pack(kind, device):
+        numbers += text.vocab_size * text.hidden_size
+    needed, free = numbers * kind.itemsize, _free_memory(device)
+    if needed > free:
+        where, remedy = ("on the GPU", "choose a larger one") if device.type == "cuda" else ("in memory", "raise the memory limit")
+        smaller = "" if kind.itemsize < torch.float32.itemsize else " or set DTYPE=bfloat16"
+        name = str(kind).removeprefix("torch.")
+        hint = f"the weights take {needed / 1e6:.1f} MB as {name}, and {free / 1e6:.1f} MB are free {where}; {remedy}{smaller}"
+        raise CannotServe("load", "OutOfMemory", hint)
+
+
+def _take_ownership(model: Any) -> None:  # noqa: ANN401
+    """Copy what is still a view of the weights' file: its pages count as free memory, are read again from disk when memory gets
+    scarce, and end the process when the file is changed."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.device.type == "cpu":
+            tensor.data = tensor.data.clone()
 
 
 def _weights(checkpoint: Checkpoint, config: Any, dtype: torch.dtype, report: Report) -> Any:  # noqa: ANN401
@@ -134,7 +141,7 @@ def _weights(checkpoint: Checkpoint, config: Any, dtype: torch.dtype, report: Re
         if isinstance(error, KeyError) and ATTENTION in error.args:
             raise unsupported(f"model_type {config.model_type!r} does not use transformers' attention interface") from error
         cause = "OutOfMemory" if "allocate memory" in str(error) else "InvalidModel"
-        raise CannotServe("load", cause, f"the weights cannot be loaded: {_first_line(error)}") from error
+        raise CannotServe("load", cause, f"the weights cannot be loaded: {first_line(error)}") from error
     finally:
         transformers.logging.set_tqdm_hook(previous)
     wrong = sorted(notes["missing_keys"]) + sorted(str(key) for key in notes["mismatched_keys"])
@@ -157,7 +164,3 @@ def _reporting(report: Report) -> Callable[..., Any]:
                 report("load", done, total)
 
     return lambda _factory, args, kwargs: Reporter(*args, **kwargs)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -163,7 +163,10 @@ class Scheduler:
     def _accept(self, sequence: Sequence, choice: Choice) -> Output:
         if choice.token == INVALID_TOKEN:
             self._distrusted += self.prefixes.discard(sequence)
-            return self.fail(sequence, "the model's output for this request is not a number (NaN or infinite logits)")
+            why = (
+                "no token can be chosen: the model's output is not a number (NaN), or logit_bias, penalties or the mask forbid every token"
+            )
+            return self.fail(sequence, why)
         try:
             belongs = sequence.accept(choice.token, self._eos_token_ids)
         except Exception as error:  # noqa: BLE001 - a mask is somebody else's code, and the request is its own

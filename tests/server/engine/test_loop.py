@@ -180,6 +180,20 @@ def test_two_poisonous_requests_fail_and_nobody_else_does(runner: Runner) -> Non
     assert [engine.tokens(mate.request_id) for mate in mates] == [alone(runner, mate) for mate in mates]
 
 
+def test_a_request_that_fails_again_and_again_is_refused_without_being_run(runner: Runner) -> None:
+    breaking = Breaking(runner)
+    engine = SmallEngine(breaking)
+    for attempt in range(3):
+        engine.submit(request(f"poison{attempt}", [Breaking.POISON]))
+        engine.now += 1
+        engine.step()
+    assert breaking.runs == 2
+    assert "refused" in str(engine.outputs("poison2")[0].error)
+    engine.submit(request("other", [Breaking.POISON + 1], max_tokens=1))
+    engine.step()
+    assert engine.finish_reason("other") == "length"
+
+
 class Forgetful(Breaking):
     """Loses its memory once: then no step with any of the present sequences can be computed until everything is computed anew."""
 

@@ -13,8 +13,10 @@ import pytest
 import pytest_asyncio
 
 import fake_model
-from millrace_server.engine.handle import Dead, EngineHandle, EngineUnavailable, Loading, Patience, Serving, State
+from millrace_server.engine.handle import Dead, EngineHandle, Loading, Serving, State
 from millrace_server.engine.messages import Output, Step, Submit
+from millrace_server.engine.pulse import Patience
+from millrace_server.engine.stream import EngineUnavailable, QuarantinedRequest
 from millrace_server.settings import ServerSettings
 from small_engine import request
 
@@ -53,7 +55,7 @@ async def answer(handle: EngineHandle, one: Submit) -> list[Output]:
 async def engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EngineHandle]:
     """One engine for the file: each start costs the import of torch."""
     folder = fake_model.build(tmp_path_factory.mktemp("tiny"))
-    handle = EngineHandle(settings(folder), ENVIRONMENT, patience=Patience(heartbeat_seconds=4, first_backoff_seconds=0.01))
+    handle = EngineHandle(settings(folder), ENVIRONMENT, patience=Patience(heartbeat_seconds=4, restarts=9, first_backoff_seconds=0.001))
     seen: list[State] = []
     await handle.start()
     with pytest.raises(EngineUnavailable, match="loading"):
@@ -113,28 +115,55 @@ async def test_an_idle_engine_is_heard_every_second(engine: EngineHandle) -> Non
     assert all(not step.outputs for step in beats)
 
 
-async def test_a_killed_engine_fails_its_streams_and_is_restarted(engine: EngineHandle) -> None:
-    stream, pid = engine.submit(soon("killed", b"abc", max_tokens=500)), engine.pid
+async def test_a_killed_engine_fails_its_streams_and_is_restarted(engine: EngineHandle, caplog: pytest.LogCaptureFixture) -> None:
+    pid = engine.pid
     assert pid is not None
-    await anext(stream)
+    running = [engine.submit(soon(f"killed {number}", b"abc", max_tokens=500)) for number in range(2)]
+    waiting = engine.submit(soon("never begun", b"abc", max_tokens=500))
+    await anext(running[0])
     os.kill(pid, signal.SIGKILL)
-    with pytest.raises(EngineUnavailable):
-        await asyncio.wait_for(collect_rest(stream), 10)
+    for stream in (*running, waiting):
+        with pytest.raises(EngineUnavailable):
+            await asyncio.wait_for(collect_rest(stream), 10)
+    assert engine.state == Dead(None, restarts=True)
+    assert "the engine was killed by SIGKILL" in caplog.text
     await serving(engine)
     assert engine.pid not in (pid, None)
     assert (await answer(engine, soon("after", b"abc", max_tokens=3)))[-1].finish_reason == "length"
 
 
-async def test_a_frozen_engine_is_noticed_and_killed(engine: EngineHandle) -> None:
+async def test_a_frozen_engine_is_noticed_killed_and_restarted(engine: EngineHandle, caplog: pytest.LogCaptureFixture) -> None:
     pid = engine.pid
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
-    stream = engine.submit(soon("frozen", b"abc"))
-    with pytest.raises(EngineUnavailable):
-        await asyncio.wait_for(collect_rest(stream), 15)
+    streams = [engine.submit(soon(f"frozen {number}", b"abc")) for number in range(3)]
+    for stream in streams:
+        with pytest.raises(EngineUnavailable):
+            await asyncio.wait_for(collect_rest(stream), 15)
     await until(lambda: engine.pid != pid, seconds=10)
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+    assert "the engine hangs: no word for 4 s, while it does nothing" in caplog.text
+    await serving(engine)
+    assert (await answer(engine, soon("thawed", b"abc", max_tokens=3)))[-1].finish_reason == "length"
+
+
+async def test_what_was_there_at_two_deaths_is_refused_and_nothing_else_is(engine: EngineHandle) -> None:
+    for attempt in range(2):
+        killer, innocent = engine.submit(soon("killer", b"kill", max_tokens=500)), engine.submit(soon("innocent", b"abc", max_tokens=500))
+        waiting = engine.submit(soon("waiting", b"wait", max_tokens=500))
+        await anext(killer)
+        os.kill(engine.pid or 0, signal.SIGKILL)
+        for stream in (killer, innocent, waiting):
+            with pytest.raises(EngineUnavailable):
+                await asyncio.wait_for(collect_rest(stream), 10)
+        await serving(engine)
+        if attempt == 0:
+            assert (await answer(engine, soon("again", b"abc", max_tokens=3)))[-1].finish_reason == "length"
+    with pytest.raises(QuarantinedRequest, match="change the prompt"):
+        engine.submit(soon("killer under another name", b"kill"))
+    for prompt in (b"abc", b"wait", b"kill!"):
+        assert (await answer(engine, soon("fine", prompt, max_tokens=3)))[-1].finish_reason == "length"
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """An engine in whatever state a test says: for what no real one can be brought to do on purpose."""
 
-from millrace_server.engine.handle import EngineHandle, Loading, RequestStream, Serving, State
+from millrace_server.engine.handle import EngineHandle, Loading, Serving, State
 from millrace_server.engine.messages import Ready, Submit
+from millrace_server.engine.stream import RequestStream
 from millrace_server.inference import Inference
 from millrace_server.lifecycle import Lifecycle
 from millrace_server.settings import ServerSettings
@@ -21,7 +22,7 @@ class ScriptedEngine(EngineHandle):
     def submit(self, request: Submit) -> RequestStream:
         if self.surprise is not None:
             raise self.surprise
-        return RequestStream()
+        return RequestStream(request)
 
 
 def inference(state: State | None = None, **settings: object) -> tuple[Inference, ScriptedEngine]:

@@ -94,7 +94,7 @@ def test_clients_that_leave_free_the_slot_and_their_places_in_the_queue(narrow: 
 
 
 def test_a_killed_engine_fails_its_requests_at_once_and_comes_back(narrow: RunningServer) -> None:
-    (engine,) = psutil.Process(narrow.process.pid).children()
+    (engine,) = [child for child in psutil.Process(narrow.process.pid).children() if "millrace_server.engine.process" in child.cmdline()]
     with ThreadPoolExecutor(2) as pool:
         held = [pool.submit(narrow.requests().infer, f"held {number}", **LONG) for number in range(2)]
         wait_for_load(narrow, running=1, queued=1)

@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from millrace_server.app import liveness_failure
@@ -54,6 +56,29 @@ def test_a_port_that_is_taken_ends_the_server_with_the_reason(tmp_path: Path, se
     assert str(server.port) in message["hint"]
 
 
+def test_a_chat_template_that_never_ends_keeps_nobody_from_being_served(tmp_path: Path, tiny_model: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    loop = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    (folder / "chat_template.jinja").write_text(loop)
+    with RunningServer(tmp_path, model=folder) as server:
+        server.wait_ready()
+        warning = server.wait_for(lambda: [line for line in server.log_lines() if line["message"] == "chat is unavailable"])
+        assert warning[0]["why"] == "the model's chat template fails: the chat template takes too long"
+        assert server.requests().infer("hello", max_tokens=1).status_code == 200
+        assert server.terminate() == 0
+
+
+def test_the_rendering_process_ends_with_the_server(tmp_path: Path, tiny_model: Path) -> None:
+    with RunningServer(tmp_path, model=tiny_model) as server:
+        server.wait_ready()
+        children = psutil.Process(server.process.pid).children()
+        assert sorted(child.cmdline()[2] for child in children) == ["millrace_server.chat.process", "millrace_server.engine.process"]
+        server.process.kill()
+        _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive
+
+
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
@@ -72,8 +97,8 @@ def test_a_wrong_setting_is_named_in_one_sentence(tmp_path: Path, settings: dict
     assert sentence in message["hint"]
 
 
-def test_the_front_imports_neither_torch_nor_transformers() -> None:
-    program = "import sys, millrace_server.lifecycle; print(sorted({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
+def test_the_front_imports_neither_models_nor_templates() -> None:
+    program = "import sys, millrace_server.lifecycle; print(sorted({'torch', 'transformers', 'numpy', 'jinja2'} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 

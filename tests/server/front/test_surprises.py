@@ -5,6 +5,7 @@ import pytest
 
 import fake_model
 from millrace_server.app import client_app
+from millrace_server.engine.stream import QuarantinedRequest
 from millrace_server.inference import Inference
 from millrace_server.text import Text
 from server.front.scripted import inference
@@ -28,6 +29,16 @@ async def test_an_unexpected_error_is_a_500_with_an_id_and_without_a_trace(caplo
     assert "a secret detail" in caplog.text
     assert (server.admission.in_system, server.admission.completed) == (0, 1)
     assert server.metrics.requests().errors == 1
+
+
+async def test_a_request_that_kills_the_engine_is_refused_so_that_nobody_tries_it_again() -> None:
+    server, engine = inference()
+    server.text = Text(fake_model.tokenizer())
+    engine.surprise = QuarantinedRequest("the engine died repeatedly")
+    response = await post(server)
+    assert (response.status_code, response.json()["error"]["code"]) == (422, "request_quarantined")
+    assert response.json()["error"]["message"] == "the engine died repeatedly"
+    assert (server.admission.in_system, server.metrics.requests().errors) == (0, 0)
 
 
 async def test_a_silent_engine_is_not_waited_for_beyond_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,1 @@
+"""Our engine against others on this machine: `python -m engine_benchmark [--quick]` (see ../README.md)."""

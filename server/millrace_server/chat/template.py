@@ -1,0 +1,197 @@
+"""A model's chat template: from messages to token ids, in which only the template's own special tokens are special.
+
+Who writes `<|im_start|>` into a message writes text. The template is compiled with every special token in its own literals replaced by
+a *mark*, a secret of this process (see text.py), and only marks become special tokens afterwards. The messages themselves reach the
+template unchanged, so that it may trim, measure, compare and cut them. The text between two special tokens is tokenised in one piece: where
+a message begins and ends leaves no trace, and honest messages become the very ids of transformers.
+
+Some templates put special tokens together while they run (`'<|' + role + '|>'`). Which ones is learned from a few harmless conversations
+when the model is loaded. These may be special without a mark, and so no message may spell them: a *break* is put behind the first
+character of what could become one, and taken out again when the template is done. Roles are a fixed few words, hence harmless.
+"""
+
+import asyncio
+import json
+import logging
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from millrace_server.chat.messages import Template
+from millrace_server.chat.renderer import Renderer, RenderFailed
+from millrace_server.errors import BadRequest, ChatUnavailable
+from millrace_server.text import Text, random_mark
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+ALLOWED: dict[str, tuple[object, ...]] = {
+    "enable_thinking": (True, False),
+    "thinking": (True, False),
+    "reasoning_effort": ("low", "medium", "high"),
+}
+"""What a client may tell the template beside the messages."""
+MAX_MESSAGES = 2048
+MAX_FILE_BYTES = 16 * 1024 * 1024
+"""Some tokenizers describe thousands of tokens."""
+TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+"""The tokens that a template may ask for by name."""
+
+Message = Mapping[str, object]
+"""A role and what belongs to it, as JSON."""
+
+SAMPLES: tuple[tuple[Message, ...], ...] = (
+    ({"role": "user", "content": "Hello"},),
+    tuple({"role": role, "content": "Hello"} for role in ("system", "user", "assistant", "user")),
+    tuple({"role": role, "content": "Hello"} for role in ("developer", "user")),
+    tuple({"role": role, "content": "Hello"} for role in ("user", "assistant", "tool")),
+)
+"""Conversations with all roles; a template need only take the first one."""
+
+logger = logging.getLogger(__name__)
+
+
+class ChatTemplate:
+    """`failure` says why the model has no conversations; text it completes all the same."""
+
+    def __init__(self, text: Text, source: str, tokens: Mapping[str, str]) -> None:
+        """`tokens` are those that the template may ask for by name, as they are spelt."""
+        self.failure: str | None = None
+        self._text = text
+        self._source = source
+        self._tokens = dict(tokens)
+        self._renderer = Renderer(Template(source=source, marks=text.marks))
+        self._composed: frozenset[str] = frozenset()
+        """Special tokens that the template puts together while it runs."""
+        self._break = random_mark()
+
+    @classmethod
+    async def load(cls, folder: Path, text: Text) -> "ChatTemplate":
+        """From the model's folder, tried out. Raises nothing: whatever is wrong with it is its `failure`."""
+        try:
+            source, tokens = await asyncio.to_thread(read, folder)
+        except (OSError, ValueError) as error:
+            template = cls(text, "", {})
+            template.failure = f"the model has no usable chat template: {error}"
+        else:
+            template = cls(text, source, tokens)
+            await template._try_out()
+        if template.failure:
+            logger.warning("chat is unavailable", extra={"why": template.failure})
+        return template
+
+    async def render(self, messages: Sequence[Message], **allowed: object) -> list[int]:
+        """The prompt's token ids, up to where the assistant's answer begins. Raises BadRequest, ChatUnavailable among them."""
+        if self.failure:
+            raise ChatUnavailable(f"{self.failure}; send a prompt to be completed instead")
+        check(messages, allowed)
+        guarded = [self._guarded(message) for message in messages] if self._composed else messages
+        try:
+            rendered = await self._renderer.render(guarded, self._variables(self._text.marks) | allowed)
+        except RenderFailed as error:
+            raise BadRequest(f"messages cannot be rendered by the model's chat template: {error}", param="messages") from None
+        for token in sorted(self._composed, key=len, reverse=True):
+            rendered = rendered.replace(token, self._text.marks[token])
+        return await self._text.encode_marked(rendered.replace(self._break, ""))
+
+    async def close(self) -> None:
+        await self._renderer.close()
+
+    async def _try_out(self) -> None:
+        """Render the samples with and without marks, which must make no other difference; learn `_composed`, or note the failure."""
+        plain = Renderer(Template(source=self._source, marks={}))
+        self.failure = "the model's chat template was not tried out"
+        try:
+            self._composed, self.failure = await self._compare(plain)
+        finally:
+            await plain.close()
+            if self.failure:
+                await self._renderer.close()
+
+    async def _compare(self, plain: Renderer) -> tuple[frozenset[str], str | None]:
+        """The composed tokens, and the failure."""
+        composed: set[str] = set()
+        for number, sample in enumerate(SAMPLES):
+            try:
+                expected = await plain.render(sample, self._variables({}))
+                rendered = await self._renderer.render(sample, self._variables(self._text.marks))
+            except RenderFailed as error:
+                if number == 0:
+                    return frozenset(), f"the model's chat template fails: {error}"
+                continue  # not every template takes every role
+            composed |= {token for token in self._text.marks if token in rendered}
+            for token, mark in self._text.marks.items():
+                rendered = rendered.replace(mark, token)
+            if rendered != expected:
+                return frozenset(), "the model's chat template looks into its own special tokens, which are secret here"
+        return frozenset(composed), None
+
+    def _variables(self, marks: Mapping[str, str]) -> dict[str, object]:
+        named = {name: marks.get(token, token) for name, token in self._tokens.items()}
+        return {**named, "add_generation_prompt": True, "tools": None, "documents": None}
+
+    def _guarded(self, message: Message) -> Message:
+        """With a break in everything that might become part of a composed token, whatever it is joined with."""
+        beginnings = {f"{re.escape(token[0])}(?={re.escape(token[1:2])}|\\s*\\Z)" for token in self._composed}
+        beginning = re.compile("|".join(sorted(beginnings)))
+
+        def guard(value: object) -> object:
+            match value:
+                case str():
+                    return beginning.sub(lambda found: found[0] + self._break, value)
+                case Mapping():
+                    return {guard(name): guard(each) for name, each in value.items()}
+                case list() | tuple():
+                    return [guard(each) for each in value]
+                case _:
+                    return value
+
+        return {name: guard(value) for name, value in message.items()}
+
+
+def check(messages: Sequence[Message], allowed: Mapping[str, object]) -> None:
+    """Raises BadRequest."""
+    if not 1 <= len(messages) <= MAX_MESSAGES:
+        raise BadRequest(f"messages is refused: {len(messages)} messages, from 1 to {MAX_MESSAGES} are allowed", param="messages")
+    for message in messages:
+        if message.get("role") not in ROLES:
+            raise BadRequest(f"messages is refused: a role is one of {', '.join(ROLES)}", param="messages")
+    for name, value in allowed.items():
+        if not any(type(value) is type(possible) and value == possible for possible in ALLOWED.get(name, ())):
+            known = "; ".join(f"{known}: {json.dumps(values)[1:-1]}" for known, values in ALLOWED.items())
+            raise BadRequest(f"chat_template_kwargs is refused: it may hold {known}", param="chat_template_kwargs")
+
+
+def read(folder: Path) -> tuple[str, dict[str, str]]:
+    """The template's source and the tokens it may ask for by name. Raises OSError, or ValueError with what is wrong."""
+    settings = _json(folder / "tokenizer_config.json")
+    source = settings.get("chat_template")
+    if isinstance(source, list):
+        source = next((each.get("template") for each in source if isinstance(each, dict) and each.get("name") == "default"), None)
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        _check_size(file)
+        source = file.read_text(encoding="utf-8")
+    if not isinstance(source, str):
+        raise ValueError("its folder has neither chat_template.jinja nor a chat_template in tokenizer_config.json")  # noqa: TRY004
+    return source, dict(_named_tokens([_json(folder / "special_tokens_map.json"), settings]))
+
+
+def _named_tokens(descriptions: Iterable[dict[str, object]]) -> Iterable[tuple[str, str]]:
+    for description in descriptions:
+        for name in TOKEN_NAMES:
+            token = description.get(name)
+            spelling = token.get("content") if isinstance(token, dict) else token
+            if isinstance(spelling, str):
+                yield name, spelling
+
+
+def _json(file: Path) -> dict[str, object]:
+    if not file.is_file():
+        return {}
+    _check_size(file)
+    content = json.loads(file.read_bytes())
+    return content if isinstance(content, dict) else {}
+
+
+def _check_size(file: Path) -> None:
+    if file.stat().st_size > MAX_FILE_BYTES:
+        raise ValueError(f"{file.name} is larger than {MAX_FILE_BYTES} bytes")
