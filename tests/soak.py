@@ -139,12 +139,19 @@ class Soak:
             kind,
             request_id=f"{fate}-{number}-{kind.request_id}",
             deadline=self.engine.now + chance.uniform(0, 40 * STEP_SECONDS) if fate == "late" else FAR,
-            prompt=[*kind.prompt, -1] if fate == "refused" else kind.prompt,
+            prompt=self._prompt(kind.prompt, fate),
             priority=chance.randint(-1, 1),
         )
         self.engine.submit(one)
         self._asked[one.request_id] = one
         return one
+
+    def _prompt(self, prompt: list[int], fate: str) -> list[int]:
+        if fate == "refused":
+            return [*prompt, -1]
+        if fate == "poison":  # a quarantined request shall not be one that others send too
+            return [*prompt[:-1], (prompt[-1] + 1) % self.runner.facts.vocabulary]
+        return prompt
 
     def _check_answers(self) -> None:
         tokens: dict[str, list[int]] = {name: [] for name in self._asked}

@@ -213,6 +213,7 @@ def test_extreme_values_still_give_a_token_and_spare_the_others(asked: dict[str,
     *others, choice = choices(rows, [*mates, hostile])
     assert others == expected
     assert 0 <= choice.token < 100
+    assert choices(rows[4:], [hostile]) == [choice]
 
 
 @pytest.mark.parametrize(
