@@ -14,6 +14,7 @@ from millrace_server.engine.loop import Runner as AnyRunner
 from millrace_server.engine.messages import Cancel, FromFront, Output, Sampling, Step, Submit
 from millrace_server.engine.runner import Runner
 from millrace_server.engine.scheduler import Limits, Scheduler
+from millrace_server.engine.share import LongPromptShare
 from millrace_server.settings import Device, DType
 
 FAR = 1e9
@@ -49,14 +50,13 @@ class SmallEngine:
         vocabulary: int = 259,
         eos_token_ids: Sequence[int] = (),
         prefix_tokens: int = 0,
-        beside: int = 1 << 20,
         reserve: Callable[[int], int] = lambda tokens: tokens,
     ) -> None:
         self.now = 0.0
         self.steps: list[Step] = []
         self.inbox: queue.SimpleQueue[FromFront] = queue.SimpleQueue()
         limits = Limits(slots=slots, tokens_per_step=tokens_per_step, kv_tokens=kv_tokens, prefix_tokens=prefix_tokens, company_seconds=0)
-        self.scheduler = Scheduler(limits, reserve=reserve, beside=lambda _: beside, eos_token_ids=eos_token_ids)
+        self.scheduler = Scheduler(limits, reserve=reserve, share=LongPromptShare({}, most=tokens_per_step), eos_token_ids=eos_token_ids)
         self._loop = Loop(
             self.scheduler,
             runner,

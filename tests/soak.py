@@ -78,7 +78,6 @@ class Soak:
             vocabulary=self.runner.facts.vocabulary,
             eos_token_ids=list(self.eos_token_ids),
             prefix_tokens=PREFIX_TOKENS,
-            beside=16,
             reserve=self.runner.reserve,
         )
 

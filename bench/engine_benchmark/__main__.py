@@ -13,11 +13,11 @@ from pathlib import Path
 
 from engine_benchmark import machine, model, picture, report
 from engine_benchmark.clients import drive
-from engine_benchmark.engine import SLOTS, Engine, EngineFailed
+from engine_benchmark.engine import OURS, SLOTS, Engine, EngineFailed
 from engine_benchmark.experiment import Results, measure
 from engine_benchmark.millrace import Millrace
 from engine_benchmark.peer import Peer
-from engine_benchmark.plan import CONTINUOUS, FORWARD, FULL, KINDS, MILLRACE, QUICK, STATIC, Size, plan
+from engine_benchmark.plan import CONTINUOUS, FORWARD, FULL, KINDS, QUICK, STATIC, Size, plan
 from engine_benchmark.watch import Watch
 from engine_benchmark.workload import Series
 
@@ -85,7 +85,7 @@ def _engines(saved: Path, build: Path, kinds: Sequence[str], *, threads: int) ->
     }
     needed = dict.fromkeys(name for kind in kinds for name in NEEDED.get(kind, ()))
     peers = {name: Peer(name, PEERS[name], saved, environment, log=build / f"{name}.log") for name in needed}
-    return {MILLRACE: Millrace(saved, environment), **peers}
+    return {OURS: Millrace(saved, environment), **peers}
 
 
 def _options() -> argparse.Namespace:

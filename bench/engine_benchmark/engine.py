@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
+OURS = "millrace"
 SLOTS = 32
 """Requests that an engine runs at once at most."""
 

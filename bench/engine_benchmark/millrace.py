@@ -6,12 +6,11 @@ import time
 from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 
-from engine_benchmark.engine import SLOTS, EngineFailed, Request
+from engine_benchmark.engine import OURS, SLOTS, EngineFailed, Request
 from millrace_server.engine.handle import Dead, EngineHandle, Serving
 from millrace_server.engine.messages import Submit
 from millrace_server.settings import ServerSettings
 
-NAME = "millrace"
 DEADLINE_SECONDS = 3600
 LOOK_SECONDS = 0.05
 
@@ -19,7 +18,7 @@ LOOK_SECONDS = 0.05
 class Millrace:
     """Settings are the server's defaults, apart from what every engine is told: model, device, slots."""
 
-    name = NAME
+    name = OURS
 
     def __init__(self, model: Path, environment: Mapping[str, str]) -> None:
         told = {"MODEL_NAME": "benchmark", "MODEL_PATH": str(model), "DEVICE": "cpu", "MAX_BATCH_SIZE": str(SLOTS)}

@@ -8,7 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
-COLORS = {"millrace": "#0284c7"}
+from engine_benchmark.engine import OURS
+
+OUR_COLOR = "#0284c7"
 PEER_COLORS = ("#94a3b8", "#cbd5e1", "#64748b", "#e2e8f0")
 WIDTH = 960
 PANEL_WIDTH = 440
@@ -67,8 +69,8 @@ def _caption(machine: Mapping[str, Any]) -> str:
 
 
 def _color(engine: str, engines: Sequence[str]) -> str:
-    others = [name for name in engines if name not in COLORS]
-    return COLORS.get(engine) or PEER_COLORS[others.index(engine) % len(PEER_COLORS)]
+    others = [name for name in engines if name != OURS]
+    return OUR_COLOR if engine == OURS else PEER_COLORS[others.index(engine) % len(PEER_COLORS)]
 
 
 def _legend(engines: Sequence[str]) -> Iterator[str]:

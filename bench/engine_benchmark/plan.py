@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from functools import partial
 
 from engine_benchmark.clients import drive
-from engine_benchmark.engine import Engine, Request
+from engine_benchmark.engine import OURS, Engine, Request
 from engine_benchmark.experiment import Arm, Experiment, Goal, Pair
 from engine_benchmark.figures import Figures, measure
 from engine_benchmark.long_prompt import alone, beside_a_long_prompt
 from engine_benchmark.workload import EQUAL, MIXED, Series, with_prefixes
 
-MILLRACE = "millrace"
 STATIC = "transformers"
 CONTINUOUS = "transformers-cb"
 FORWARD = "transformers-forward"
@@ -67,10 +66,10 @@ QUICK = Size(
 
 def plan(engines: Mapping[str, Engine], size: Size, kinds: Sequence[str]) -> list[Experiment]:
     """The experiments of the given kinds, over the engines by name."""
-    ours = engines[MILLRACE]
+    ours = engines[OURS]
     experiments: list[Experiment] = []
     if "peers" in kinds:
-        contenders = [engines[name] for name in (MILLRACE, STATIC, CONTINUOUS)]
+        contenders = [engines[name] for name in (OURS, STATIC, CONTINUOUS)]
         for series in (EQUAL, MIXED):
             experiments += [_peers(contenders, series, clients, size) for clients in size.concurrencies]
     if "batching" in kinds:

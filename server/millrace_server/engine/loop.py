@@ -126,10 +126,13 @@ class Loop:
             self._runner.release(sequence)
         if not plan.chunks:
             return []
+        began = self._clock()
         try:
             outcome = run_isolated(self._runner.run, plan.chunks)
         except StepOutOfMemory as error:
             return self._shrink(plan, error)
+        if len(outcome.computed) == len(plan.chunks):
+            self._scheduler.observe(plan.chunks, seconds=self._clock() - began)
         outputs = self._scheduler.commit(outcome.computed, outcome.choices)
         if not outcome.computed and len(plan.chunks) > 1:
             outputs += self._rebuild(plan, outcome)

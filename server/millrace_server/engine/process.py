@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Ordered
 from typing import TYPE_CHECKING, NoReturn
 
@@ -106,9 +106,9 @@ def serve(settings: ServerSettings, front: Front) -> NoReturn:
     found = checkpoint.inspect(folder)
     # torch and transformers take seconds to import: only here, when the front already listens and the model's folder is known.
     from millrace_server.engine import calibration, model
-    from millrace_server.engine.calibration import Pace
     from millrace_server.engine.loop import Loop
     from millrace_server.engine.scheduler import Limits, Scheduler
+    from millrace_server.engine.share import LongPromptShare
 
     model.use_container_threads()
     front.report("start", 1, 1)
@@ -126,24 +126,22 @@ def serve(settings: ServerSettings, front: Front) -> NoReturn:
 
     tokens_per_step = max(TOKENS_PER_STEP, 2 * settings.max_batch_size)
 
-    def loop(emit: Callable[[Step], None], pace: Pace) -> Loop:
+    def loop(emit: Callable[[Step], None], seconds: Mapping[int, float]) -> Loop:
         limits = Limits(
-            slots=pace.cap(settings.max_batch_size),
+            slots=calibration.running_cap(seconds, slots=settings.max_batch_size),
             tokens_per_step=tokens_per_step,
             kv_tokens=runner.kv_tokens,
             prefix_tokens=int(runner.kv_tokens * PREFIX_SHARE),
             company_seconds=settings.batch_timeout_ms / 1000,
         )
-        scheduler = Scheduler(
-            limits, reserve=runner.reserve, beside=pace.beside, eos_token_ids=facts.eos_token_ids, revision=served_revision
-        )
+        share = LongPromptShare(seconds, most=tokens_per_step)
+        scheduler = Scheduler(limits, reserve=runner.reserve, share=share, eos_token_ids=facts.eos_token_ids, revision=served_revision)
         return Loop(scheduler, runner, inbox=front.inbox, emit=emit, max_length=facts.max_length, vocabulary=facts.vocabulary)
 
-    warm_up(lambda emit: loop(emit, Pace()), front, prompt=[0] * min(WARM_UP_PROMPT, facts.max_length - WARM_UP_TOKENS))
-    longest = min(tokens_per_step, facts.max_length)
-    pace = calibration.measure(runner, slots=settings.max_batch_size, longest_prompt=longest, seconds=CALIBRATION_SECONDS)
-    slots = pace.cap(settings.max_batch_size)
-    log.info("at most %d requests run at once (MAX_BATCH_SIZE=%d); seconds per step: %s", slots, settings.max_batch_size, pace)
+    warm_up(lambda emit: loop(emit, {}), front, prompt=[0] * min(WARM_UP_PROMPT, facts.max_length - WARM_UP_TOKENS))
+    seconds = calibration.measure(runner, slots=settings.max_batch_size, seconds=CALIBRATION_SECONDS)
+    slots = calibration.running_cap(seconds, slots=settings.max_batch_size)
+    log.info("at most %d requests run at once (MAX_BATCH_SIZE=%d); seconds per step by size: %s", slots, settings.max_batch_size, seconds)
     ready = Ready(
         device=facts.device,
         dtype=facts.dtype,
@@ -154,7 +152,7 @@ def serve(settings: ServerSettings, front: Front) -> NoReturn:
         revision=served_revision,
     )
     front.send(ready)
-    serving = loop(front.send, pace)
+    serving = loop(front.send, seconds)
     while True:
         serving.step()
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from millrace_server.engine.messages import Output
 from millrace_server.engine.prefixes import BLOCK_TOKENS, PrefixIndex
 from millrace_server.engine.sequence import INVALID_TOKEN, Choice, Sequence
+from millrace_server.engine.share import LongPromptShare
 from millrace_server.engine.waiting import WaitingQueue, rank
 
 ROOM_TO_GROW = 64
@@ -44,6 +45,13 @@ class Chunk:
     """Stored blocks with which the sequence begins; set in its first chunk, which starts where they end."""
     keep: tuple[tuple[int, bytes], ...] = ()
     """Index and key of the blocks that this chunk completes, to be stored."""
+    is_long: bool = False
+    """Whether it belongs to a prompt that takes more than a step."""
+
+    @property
+    def generates(self) -> bool:
+        """Whether it is the newest token of an answer, and not a part of a prompt."""
+        return self.length == 1 and self.start >= len(self.sequence.request.prompt)
 
     @property
     def end(self) -> int:
@@ -71,8 +79,8 @@ class Plan:
 class Scheduler:
     """The queue and the running batch.
 
-    `reserve(tokens)` says how much of `kv_tokens` a sequence of so many tokens occupies; `beside(generating)`, how many tokens of long
-    prompts a step may hold while so many sequences generate.
+    `reserve(tokens)` says how much of `kv_tokens` a sequence of so many tokens occupies; `share`, how many tokens of long prompts a step
+    may hold while others generate.
     """
 
     def __init__(
@@ -80,7 +88,7 @@ class Scheduler:
         limits: Limits,
         *,
         reserve: Callable[[int], int],
-        beside: Callable[[int], int],
+        share: LongPromptShare,
         eos_token_ids: Iterable[int] = (),
         revision: str = "",
     ) -> None:
@@ -94,7 +102,7 @@ class Scheduler:
         self.prefixes = PrefixIndex(revision=revision)
         self._distrusted: tuple[bytes, ...] = ()
         self._reserve = reserve
-        self._beside = beside
+        self._share = share
         self._eos_token_ids = frozenset(eos_token_ids)
         self._company = _Company(limits.company_seconds)
 
@@ -145,6 +153,15 @@ class Scheduler:
             for _, key in chunk.keep:
                 self.prefixes.store(key)
         return [self._accept(sequence, choice) for sequence, choice in zip(sampling, choices, strict=True)]
+
+    def observe(self, chunks: Iterable[Chunk], *, seconds: float) -> None:
+        """Learn from how long computed chunks took together."""
+        generating = long_tokens = other_tokens = 0
+        for chunk in chunks:
+            generating += chunk.generates
+            long_tokens += chunk.length if chunk.is_long else 0
+            other_tokens += 0 if chunk.is_long or chunk.generates else chunk.length
+        self._share.observe(generating=generating, long_tokens=long_tokens, other_tokens=other_tokens, seconds=seconds)
 
     def fail(self, sequence: Sequence, error: str) -> Output:
         """End a sequence that could not be computed."""
@@ -208,8 +225,7 @@ class Scheduler:
                 budget -= 1
             else:
                 prompts.append(running)
-        generating = len(self.running) - len(prompts)
-        for_long = min(budget, self._beside(generating)) if generating else budget
+        for_long = min(budget, self._share.tokens) if len(prompts) < len(self.running) else budget
         candidates = self._each_prompt(prompts)
         while budget > 0 and (sequence := next(candidates, None)):
             if not sequence.computed and self.prefixes.is_awaited(sequence):
@@ -221,20 +237,21 @@ class Scheduler:
             if length > 0:
                 budget -= length
                 for_long -= length if is_long else 0
-                yield self._chunk(sequence, length, reuse)
+                yield self._chunk(sequence, length, reuse, is_long=is_long)
 
     def _each_prompt(self, running: list[Sequence]) -> Iterator[Sequence]:
         yield from running
         while self._admit():
             yield self.running[-1]
 
-    def _chunk(self, sequence: Sequence, length: int, reuse: tuple[bytes, ...] = ()) -> Chunk:
+    def _chunk(self, sequence: Sequence, length: int, reuse: tuple[bytes, ...] = (), *, is_long: bool = False) -> Chunk:
         if not self.limits.prefix_tokens:
-            return Chunk(sequence, sequence.computed, length)
+            return Chunk(sequence, sequence.computed, length, is_long=is_long)
         if not sequence.computed:
             self.prefixes.announce(sequence)
         start = sequence.computed + len(reuse) * BLOCK_TOKENS
-        return Chunk(sequence, start, length, reuse, self.prefixes.completed(sequence, start=start, end=start + length))
+        keep = self.prefixes.completed(sequence, start=start, end=start + length)
+        return Chunk(sequence, start, length, reuse, keep, is_long)
 
     def _admit(self) -> bool:
         """Move the head of the queue into the batch. It is never overtaken: a large request is not starved by small ones."""

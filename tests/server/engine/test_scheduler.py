@@ -11,12 +11,13 @@ from millrace_server.engine.messages import Output
 from millrace_server.engine.prefixes import BLOCK_TOKENS, PrefixIndex
 from millrace_server.engine.scheduler import Chunk, Limits, Plan, Scheduler
 from millrace_server.engine.sequence import INVALID_TOKEN, Choice, Sequence
+from millrace_server.engine.share import LongPromptShare
 from millrace_server.engine.waiting import AGEING_SECONDS, rank
 from small_engine import request
 
 EOS = 256
 BESIDE = 2
-"""Tokens of long prompts per sequence that generates."""
+"""Tokens of long prompts in a step in which others generate."""
 
 
 def scheduler(
@@ -31,7 +32,7 @@ def scheduler(
     limits = Limits(
         slots=slots, tokens_per_step=tokens_per_step, kv_tokens=kv_tokens, prefix_tokens=prefix_tokens, company_seconds=company_seconds
     )
-    return Scheduler(limits, reserve=lambda tokens: tokens, beside=lambda generating: BESIDE * generating, eos_token_ids=eos)
+    return Scheduler(limits, reserve=lambda tokens: tokens, share=LongPromptShare({}, most=BESIDE), eos_token_ids=eos)
 
 
 def sequence(name: str, prompt: int | list[int] = 4, max_tokens: int = 3, *, arrived: float = 0, **fields: Any) -> Sequence:  # noqa: ANN401

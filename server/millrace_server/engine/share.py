@@ -1,0 +1,45 @@
+"""How much of a step a long prompt may take while others generate. Learns from the steps themselves; pure: seconds are arguments.
+
+Those who generate shall not wait more than about twice as long for their next token because of somebody's long prompt. What a prompt
+token costs depends on the machine, the model and how far the prompt has come (each token attends to all before it), so the share is
+corrected after every step that held one.
+"""
+
+from collections.abc import Mapping
+
+START_TOKENS = 16
+SMALLEST_TOKENS = 4
+"""Fewer would cost nearly as much time."""
+LEARNING = 0.2
+"""Weight of the newest step in the mean time of steps without prompts."""
+FASTEST_GROWTH = 1.25
+FASTEST_FALL = 0.5
+
+
+class LongPromptShare:
+    """`seconds` holds what steps without prompts take, by the number of sequences that generate; those never seen are like the nearest."""
+
+    def __init__(self, seconds: Mapping[int, float], *, most: int) -> None:
+        self._seconds = dict(seconds)
+        self._most = most
+        self._tokens = float(START_TOKENS)
+
+    @property
+    def tokens(self) -> int:
+        return min(self._most, int(self._tokens))
+
+    def observe(self, *, generating: int, long_tokens: int, other_tokens: int, seconds: float) -> None:
+        """A step took so long: of so many sequences that generate, and of so many tokens of long prompts and of others."""
+        if not generating or other_tokens:
+            return
+        usual = self._usual(generating)
+        if not long_tokens:
+            self._seconds[generating] = seconds if usual is None else usual + LEARNING * (seconds - usual)
+        elif usual:
+            extra = max(seconds - usual, usual / 100)
+            change = min(FASTEST_GROWTH, max(FASTEST_FALL, usual / extra))
+            self._tokens = min(float(self._most), max(SMALLEST_TOKENS, long_tokens * change))
+
+    def _usual(self, generating: int) -> float | None:
+        nearest = min(self._seconds, key=lambda count: abs(count - generating), default=None)
+        return None if nearest is None else self._seconds[nearest]
