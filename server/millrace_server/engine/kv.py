@@ -47,7 +47,7 @@ class Group(Protocol):
 
 @dataclass(eq=False, slots=True)
 class Row:
-    """The keys and values of one sequence, or of a block of it."""
+    """The keys and values of one sequence, or of a block of it. What is beyond its length was never written."""
 
     capacity: int
     keys: Layers = field(default_factory=dict)
@@ -64,7 +64,7 @@ class Row:
         for layers, source in ((self.keys, other.keys), (self.values, other.values)):
             for layer, tensor in source.items():
                 if layer not in layers:
-                    layers[layer] = tensor.new_zeros((tensor.shape[0], self.capacity, tensor.shape[2]))
+                    layers[layer] = tensor.new_empty((tensor.shape[0], self.capacity, tensor.shape[2]))
                 layers[layer][:, at : at + tensor.shape[1]] = tensor
 
 
@@ -78,15 +78,19 @@ class Lane:
         self.values: Layers = {}
         self._rows = 0
 
-    def append(self, owner: Sequence, new: Row) -> None:
-        """Copy a row of this or a smaller capacity in."""
+    def append(self, owner: Sequence, new: Row, *, length: int) -> None:
+        """Take in the first `length` tokens of a row of this or a smaller capacity; the row may become a part of the lane."""
         index = len(self.owners)
-        if index == self._rows:
+        if self._rows == 0 and new.capacity == self.capacity:
+            self._rows = 1
+            self.keys, self.values = ({layer: tensor[None] for layer, tensor in layers.items()} for layers in (new.keys, new.values))
+        elif index == self._rows:
             self._resize(max(1, 2 * self._rows), new.keys, new.values)
         for layers, source in ((self.keys, new.keys), (self.values, new.values)):
             for layer, tensor in source.items():
-                row, length = layers[layer][index], tensor.shape[1]
-                row[:, :length] = tensor
+                row = layers[layer][index]
+                if row.data_ptr() != tensor.data_ptr():
+                    row[:, :length] = tensor[:, :length]
                 # Masked keys weigh nothing, but nothing times a former owner's NaN is NaN.
                 row[:, length:] = 0
         self.owners.append(owner)
@@ -113,7 +117,7 @@ class Lane:
         used = len(self.owners)
         for layers, like in ((self.keys, keys), (self.values, values)):
             for layer, tensor in list(like.items()):
-                grown = tensor.new_zeros((rows, tensor.shape[-3], self.capacity, tensor.shape[-1]))
+                grown = tensor.new_empty((rows, tensor.shape[-3], self.capacity, tensor.shape[-1]))
                 if used:
                     grown[:used] = layers[layer][:used]
                 layers[layer] = grown
@@ -190,7 +194,7 @@ class PromptGroup:
     def _store(self, layers: Layers, layer: int, new: Tensor) -> Tensor:
         stored = layers.get(layer)
         if stored is None:
-            stored = layers[layer] = new.new_zeros((new.shape[1], self._row.capacity, new.shape[2]))
+            stored = layers[layer] = new.new_empty((new.shape[1], self._row.capacity, new.shape[2]))
         stored[:, self._start : self._end] = new.transpose(0, 1)
         return stored[:, : self._end]
 
@@ -237,7 +241,7 @@ class KVCache:
         for chunk in prompts:
             row = self._rows.get(chunk.sequence)
             if row is None:
-                row = self._rows[chunk.sequence] = Row(self.capacity(len(chunk.sequence.tokens)))
+                row = self._rows[chunk.sequence] = Row(self.capacity(len(chunk.sequence.tokens) + 1))
             for index, key in enumerate(chunk.reuse):
                 row.write(self._blocks[key], at=index * BLOCK_TOKENS)
             self._groups.append(PromptGroup(row, chunk))
@@ -261,7 +265,7 @@ class KVCache:
             for index, key in chunk.keep:
                 self._blocks[key] = self._row(chunk.sequence).block(index)
             if chunk.samples and (row := self._rows.pop(chunk.sequence, None)):
-                self._settle(chunk.sequence, self.capacity(chunk.end + 1), row)
+                self._settle(chunk.sequence, row, length=chunk.end)
 
     def release(self, sequence: Sequence) -> None:
         """Forget a sequence; unknown ones are fine (a request may end before its first step)."""
@@ -295,17 +299,19 @@ class KVCache:
     def _home(self, chunk: Chunk) -> Lane:
         lane = self._homes[chunk.sequence]
         if chunk.end > lane.capacity:
-            self._settle(chunk.sequence, self.capacity(chunk.end), lane.row(chunk.sequence))
+            self._settle(chunk.sequence, lane.row(chunk.sequence), length=chunk.start)
             lane.remove(chunk.sequence)
             if not lane.owners:
                 del self._lanes[lane.capacity]
         return self._homes[chunk.sequence]
 
-    def _settle(self, sequence: Sequence, capacity: int, row: Row) -> None:
+    def _settle(self, sequence: Sequence, row: Row, *, length: int) -> None:
+        """Into the lane where the next token fits too."""
+        capacity = self.capacity(length + 1)
         lane = self._lanes.get(capacity)
         if lane is None:
             lane = self._lanes[capacity] = Lane(capacity)
-        lane.append(sequence, row)
+        lane.append(sequence, row, length=length)
         self._homes[sequence] = lane
 
 
