@@ -17,7 +17,7 @@ FORWARD = "transformers-forward"
 KINDS = ("peers", "batching", "prefix", "light_ttft", "long_prompt")
 
 THROUGHPUT = "output_tokens_per_second"
-PEER_GOALS = {STATIC: Goal(at_least=4.0), CONTINUOUS: Goal(at_least=4.0)}
+PEER_GOALS = {EQUAL.name: Goal(at_least=3.0), MIXED.name: Goal(at_least=2.0)}
 BATCHING_GOAL = Goal(at_least=3.0)
 PREFIX_GOAL = Goal(at_least=3.0)
 LIGHT_TTFT_GOAL = Goal(at_most=1.3)
@@ -97,7 +97,7 @@ def _peers(engines: Sequence[Engine], series: Series, clients: int, size: Size) 
         return series.requests(count, seed=f"{clients} {seed}")
 
     arms = [Arm(engine=engine.name, series=series.name, run=_driven(engine, requests, clients)) for engine in engines]
-    pairs = [Pair(above=0, below=place, figure=THROUGHPUT, goal=PEER_GOALS[arm.engine]) for place, arm in enumerate(arms) if place]
+    pairs = [Pair(above=0, below=place, figure=THROUGHPUT, goal=PEER_GOALS[series.name]) for place in range(1, len(arms))]
     return Experiment(kind="peers", concurrency=clients, arms=arms, pairs=pairs)
 
 
