@@ -23,6 +23,7 @@ from millrace_operator.fields import (
     ObjectName,
     Quantity,
     Rule,
+    Size,
     keys_are_labels,
     list_map,
     reserved_keys,
@@ -136,9 +137,9 @@ class ResourceList(Model):
 
     cpu: Quantity | None = None
     """CPU cores: `2`, `500m`."""
-    memory: Quantity | None = None
+    memory: Size | None = None
     """Memory: `8Gi`. The model's weights, the cache and the batch must fit."""
-    ephemeral_storage: Quantity | None = Field(default=None, alias="ephemeral-storage")
+    ephemeral_storage: Size | None = Field(default=None, alias="ephemeral-storage")
     """Disk of the node, which holds the downloaded model."""
 
 

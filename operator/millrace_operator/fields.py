@@ -6,12 +6,12 @@ A rule is CEL, judged by the API server; its message is what a user reads beside
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler, WithJsonSchema
 from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from millrace_operator.quantity import QUANTITY_PATTERN
+from millrace_operator.quantity import QUANTITY_PATTERN, require_whole_bytes
 from millrace_operator.source import DNS_SUBDOMAIN, IMAGE_PATTERN
 
 
@@ -88,17 +88,27 @@ LabelValue = Annotated[
 ]
 AnnotationValue = Annotated[str, Field(max_length=4096)]
 
+_IS_QUANTITY = f"string(self).matches(r'{QUANTITY_PATTERN}')"
+_BYTES = "quantity(string(self)).asApproximateFloat()"
+
+
+def _int_or_string(rule: Rule) -> WithJsonSchema:
+    kinds = [{"type": "integer"}, {"type": "string"}]
+    return WithJsonSchema({"anyOf": kinds, "maxLength": 32, "x-kubernetes-int-or-string": True, **validations(rule)})
+
+
+_as_text = BeforeValidator(lambda value: str(value) if isinstance(value, int) and not isinstance(value, bool) else value)
+
 Quantity = Annotated[
+    str, _as_text, Field(pattern=QUANTITY_PATTERN), _int_or_string(Rule(cel=_IS_QUANTITY, message="must be a quantity: 2, 500m, 8Gi"))
+]
+Size = Annotated[
     str,
-    BeforeValidator(lambda value: str(value) if isinstance(value, int) and not isinstance(value, bool) else value),
+    _as_text,
     Field(pattern=QUANTITY_PATTERN),
-    WithJsonSchema(
-        {
-            "anyOf": [{"type": "integer"}, {"type": "string"}],
-            "maxLength": 32,
-            "x-kubernetes-int-or-string": True,
-            **validations(Rule(cel=f"string(self).matches(r'{QUANTITY_PATTERN}')", message="must be a quantity: 2, 500m, 8Gi")),
-        }
+    AfterValidator(require_whole_bytes),
+    _int_or_string(
+        Rule(cel=f"{_IS_QUANTITY} && double(int({_BYTES})) == {_BYTES}", message="must be a whole number of bytes: 8Gi, 500M, 1073741824")
     ),
 ]
 

@@ -13,7 +13,18 @@ _FACTORS = {"": Decimal(1), "m": Decimal("0.001"), **_DECIMAL, **_BINARY}
 
 def whole_units(quantity: str) -> int:
     """Bytes of a size or whole cores of a CPU amount, rounded up. Raises ValueError."""
+    return math.ceil(_exact(quantity))
+
+
+def require_whole_bytes(size: str) -> str:
+    """The size as it is. Raises ValueError: Kubernetes takes fractions of a byte, but warns of them in every pod template."""
+    if _exact(size) % 1:
+        raise ValueError(f"{size!r} is not a whole number of bytes, such as 8Gi or 500M")
+    return size
+
+
+def _exact(quantity: str) -> Decimal:
     parts = re.fullmatch(QUANTITY_PATTERN, quantity)
     if parts is None:
         raise ValueError(f"{quantity!r} is not a quantity such as 2, 500m or 8Gi")
-    return math.ceil(Decimal(parts[1]) * _FACTORS[parts[2] or ""])
+    return Decimal(parts[1]) * _FACTORS[parts[2] or ""]

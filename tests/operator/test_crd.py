@@ -81,6 +81,7 @@ def model(**fields: Any) -> Manifest:  # noqa: ANN401 - fields as in YAML
 OBJECT_NAME = "must be an object's name"
 MODEL_NAME = "must be letters, digits and"
 LABEL_VALUE = "must be at most 63 letters"
+WHOLE_BYTES = "must be a whole number of bytes"
 QUANTITY = "must be a quantity"
 CPU = {"device": "cpu"}
 COUNTED_BY_HAND = {"autoscaling": {"mode": "None"}}
@@ -138,9 +139,15 @@ CASES = [
         {"autoscaling": {"targetPerReplica": 8}, "batching": {"maxSize": 8}, "queue": {"maxSize": 0}},
     ),
     *(
-        Case(f"spec.resources.{part}.{resource}", QUANTITY, amount(part, resource, good), amount(part, resource, bad))
+        Case(f"spec.resources.{part}.{resource}", said, amount(part, resource, good), amount(part, resource, bad))
         for part in ("requests", "limits")
-        for resource, good, bad in (("cpu", 2, "two"), ("memory", "8Gi", "8GB"), ("ephemeral-storage", "1.5Ti", "-1Gi"))
+        for resource, said, good, bad in (
+            ("cpu", QUANTITY, 2, "two"),
+            ("memory", WHOLE_BYTES, "8Gi", "8GB"),
+            ("memory", WHOLE_BYTES, "1.5Gi", "500m"),
+            ("memory", WHOLE_BYTES, 1073741824, "1.1Ki"),
+            ("ephemeral-storage", WHOLE_BYTES, "1.5Ti", "-1Gi"),
+        )
     ),
     *(
         Case("spec.resources.requests", f"request of {resource} must not", both(resource, *good), both(resource, *bad))
