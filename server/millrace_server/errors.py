@@ -81,7 +81,7 @@ class BodyTooLarge(RequestError):
 
 
 class RequestQuarantined(RequestError):
-    """The engine died with this very request in it, more than once. Not a 5xx: clients try those again."""
+    """This very request failed its step, or the engine died with it, more than once. Not a 5xx: clients try those again."""
 
     status, type, code = 422, "invalid_request_error", "request_quarantined"
 

@@ -149,6 +149,8 @@ class Inference:
                     finish_reason = output.finish_reason
                     if finish_reason == "error":
                         raise EngineError(output.error or "the engine could not answer this request")
+                    if finish_reason == "quarantined":
+                        raise RequestQuarantined(output.error or "this request is refused for some minutes")
                     if answer.is_stopped:
                         break
         except TimeoutError:
@@ -170,6 +172,7 @@ class Inference:
         return Generation(text=written, tokens=answer.tokens, finish_reason=finish_reason)
 
     def _engine_stepped(self, step: Step) -> None:
+        self.admission.slots = step.slots
         self.admission.engine_runs(step.running, now=time.monotonic())
 
     def _cache_key(self, request: InferRequest, ready: Ready) -> bytes | None:

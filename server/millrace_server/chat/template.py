@@ -68,12 +68,15 @@ class ChatTemplate:
         """From the model's folder, tried out. Raises nothing: whatever is wrong with it is its `failure`."""
         try:
             source, tokens = await asyncio.to_thread(read, folder)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             template = cls(text, "", {})
             template.failure = f"the model has no usable chat template: {error}"
         else:
             template = cls(text, source, tokens)
-            await template._try_out()
+            try:
+                await template._try_out()
+            except OSError as error:
+                template.failure = f"the process that renders chat templates cannot be started: {error}"
         if template.failure:
             logger.warning("chat is unavailable", extra={"why": template.failure})
         return template

@@ -229,7 +229,10 @@ class EngineHandle:
                 return
 
     def _strike(self, now: float) -> None:
-        """Note which requests the engine died with: those that had an output, and as many of the oldest as it may have begun."""
+        """Note which requests the engine died with: those that had an output, and as many of the oldest as it may have begun.
+
+        Priorities and tenants may have let others begin first; one strike harms nobody.
+        """
         slots = self._state.ready.slots if isinstance(self._state, Serving) else 0
         for number, stream in enumerate(self._streams.values()):
             if stream.has_begun or number < slots:

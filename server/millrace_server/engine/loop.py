@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from millrace_server.engine.failure import DeviceLost, StepOutOfMemory
-from millrace_server.engine.isolation import Outcome, run_isolated
+from millrace_server.engine.isolation import run_isolated
 from millrace_server.engine.messages import Cancel, FromFront, Output, Step, Submit
 from millrace_server.engine.quarantine import Quarantine
 from millrace_server.engine.scheduler import Chunk, Plan, Scheduler
@@ -95,6 +95,9 @@ class Loop:
                     self._runner.release(sequence)
             elif reason := self._objection(message):
                 refused.append(Output(request_id=message.request_id, tokens=[], finish_reason="error", error=reason))
+            elif self._quarantine.is_quarantined(message, now=self._clock()):
+                why = "this request has failed its step repeatedly and is refused for some minutes; change the prompt"
+                refused.append(Output(request_id=message.request_id, tokens=[], finish_reason="quarantined", error=why))
             else:
                 seed = self._draw_seed() if message.sampling.seed is None else message.sampling.seed
                 now = self._clock()
@@ -117,13 +120,13 @@ class Loop:
             return f"{len(request.prompt)} prompt tokens and max_tokens={request.max_tokens} exceed the limit of {self._max_length} tokens"
         if min(request.prompt) < 0 or max(request.prompt) >= self._vocabulary:
             return f"a prompt token is outside the vocabulary of {self._vocabulary}"
-        if self._quarantine.is_quarantined(request, now=self._clock()):
-            return "this request has failed its step repeatedly and is refused for some minutes; change the prompt"
         return None
 
     def _compute(self, plan: Plan) -> list[Output]:
         for sequence in plan.preempted:
             self._runner.release(sequence)
+        if plan.distrusted:
+            self._runner.forget(plan.distrusted)
         if not plan.chunks:
             return []
         began = self._clock()
@@ -134,10 +137,10 @@ class Loop:
         if len(outcome.computed) == len(plan.chunks):
             self._scheduler.observe(plan.chunks, seconds=self._clock() - began)
         outputs = self._scheduler.commit(outcome.computed, outcome.choices)
+        outputs += [self._blame(chunk, error) for chunk, error in outcome.blamed]
         if not outcome.computed and len(plan.chunks) > 1:
-            outputs += self._rebuild(plan, outcome)
-        else:
-            outputs += [self._blame(chunk, error) for chunk, error in outcome.blamed]
+            log.error("a step of %d requests fails with whomever it is computed: the KV cache is built anew", len(plan.chunks))
+            self._start_over(cap=None)
         if all(choice.token == INVALID_TOKEN for choice in outcome.choices) and (outcome.choices or outcome.blamed):
             self._require_soundness()
         return outputs
@@ -146,15 +149,6 @@ class Loop:
         log.error("a request of %d tokens fails its step", len(chunk.sequence.tokens), exc_info=error)
         self._quarantine.strike(chunk.sequence.request, now=self._clock())
         return self._scheduler.fail(chunk.sequence, f"the engine failed while computing this request ({type(error).__name__})")
-
-    def _rebuild(self, plan: Plan, outcome: Outcome) -> list[Output]:
-        """Nobody in particular is to blame, so perhaps what all share is: the step's requests end, the others are computed anew."""
-        error = outcome.blamed[0][1]
-        log.error("a step of %d requests fails, with whomever it is computed; the KV cache is built anew", len(plan.chunks), exc_info=error)
-        why = f"the engine failed while computing this request and others ({type(error).__name__})"
-        outputs = [self._scheduler.fail(chunk.sequence, why) for chunk in plan.chunks]
-        self._start_over(cap=None)
-        return outputs
 
     def _shrink(self, plan: Plan, error: StepOutOfMemory) -> list[Output]:
         """Half as many at once from now on, and everybody anew; who does not fit alone does not fit."""
@@ -193,7 +187,7 @@ class Loop:
         news = worked or outputs or self._spoken != (running, waiting)
         if news or now >= self._spoke_at + HEARTBEAT_SECONDS:
             self._spoke_at, self._spoken = now, (running, waiting)
-            self._emit(Step(outputs=outputs, running=running, waiting=waiting))
+            self._emit(Step(outputs=outputs, running=running, waiting=waiting, slots=self._scheduler.cap))
 
 
 def _expire(sequence: Sequence) -> Output:

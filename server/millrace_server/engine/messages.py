@@ -118,9 +118,9 @@ class Output(msgspec.Struct, frozen=True, kw_only=True):
     logprobs: list[Logprobs] = []
     """One per token when the request asked for them, else empty."""
     finish_reason: str | None = None
-    """None while it runs; "stop" (eos or stop token, which is not in `tokens`), "length", "deadline" or "error"."""
+    """None while it runs; "stop" (eos or stop token, which is not in `tokens`), "length", "deadline", "error" or "quarantined"."""
     error: str | None = None
-    """A sentence for the client when finish_reason is "error"."""
+    """A sentence for the client when finish_reason is "error" or "quarantined"."""
 
 
 class Step(msgspec.Struct, tag=True, frozen=True, kw_only=True):
@@ -129,6 +129,8 @@ class Step(msgspec.Struct, tag=True, frozen=True, kw_only=True):
     outputs: list[Output]
     running: int
     waiting: int
+    slots: int
+    """Requests that may run at once now."""
 
 
 class Failed(msgspec.Struct, tag=True, frozen=True, kw_only=True):

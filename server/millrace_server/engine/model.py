@@ -40,11 +40,12 @@ def load(checkpoint: Checkpoint, *, device: Device, device_fallback: bool, dtype
         if packed.can_pack(kind, where):
             packed.pack(model)
         _take_ownership(model)
+        prove(model, limit=max_length or limit)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise CannotServe("load", "OutOfMemory", f"the weights do not fit into memory ({error}); raise the memory limit") from error
-    prove(model, limit=max_length or limit)
     generation = getattr(model, "generation_config", None)
-    eos = getattr(generation, "eos_token_id", None) or getattr(text, "eos_token_id", None) or []
+    told = (getattr(where_told, "eos_token_id", None) for where_told in (generation, text))
+    eos: int | list[int] = next((each for each in told if each is not None), [])
     facts = Facts(
         device=str(where),
         dtype=str(kind).removeprefix("torch."),

@@ -17,7 +17,7 @@ from collections.abc import Sequence as Ordered
 from typing import TYPE_CHECKING, NoReturn
 
 from millrace_server.engine import checkpoint, frames
-from millrace_server.engine.failure import EXIT_CANNOT_SERVE, EXIT_DEVICE_LOST, CannotServe, DeviceLost
+from millrace_server.engine.failure import EXIT_CANNOT_SERVE, EXIT_DEVICE_LOST, CannotServe, DeviceLost, StepOutOfMemory
 from millrace_server.engine.messages import FromEngine, FromFront, Output, Progress, Ready, Step, Submit
 from millrace_server.settings import InvalidSettings, ServerSettings
 
@@ -139,7 +139,13 @@ def serve(settings: ServerSettings, front: Front) -> NoReturn:
         return Loop(scheduler, runner, inbox=front.inbox, emit=emit, max_length=facts.max_length, vocabulary=facts.vocabulary)
 
     warm_up(lambda emit: loop(emit, {}), front, prompt=[0] * min(WARM_UP_PROMPT, facts.max_length - WARM_UP_TOKENS))
-    seconds = calibration.measure(runner, slots=settings.max_batch_size, seconds=CALIBRATION_SECONDS)
+    fitting = min(settings.max_batch_size, max(1, runner.kv_tokens // runner.reserve(1)))
+    try:
+        seconds = calibration.measure(runner, slots=fitting, seconds=CALIBRATION_SECONDS)
+    except StepOutOfMemory:
+        log.warning("no memory for steps of %d requests: fewer will run at once when memory runs out", fitting)
+        runner.reset()
+        seconds = {}
     slots = calibration.running_cap(seconds, slots=settings.max_batch_size)
     log.info("at most %d requests run at once (MAX_BATCH_SIZE=%d); seconds per step by size: %s", slots, settings.max_batch_size, seconds)
     ready = Ready(

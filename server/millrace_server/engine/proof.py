@@ -52,6 +52,8 @@ def prove(model: Any, *, limit: int) -> None:  # noqa: ANN401 - transformers is 
         with _attention(model, _attend_to_oneself):
             forwards = _logits(model, ids, positions)
             backwards = _logits(model, ids.flip(0), positions.flip(0)).flip(0)
+    except torch.OutOfMemoryError:
+        raise
     except (AttributeError, KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         raise unsupported(f"its forward pass does not fit ({type(error).__name__}: {str(error)[:200]})") from error
     if sorted(witness.layers) != list(range(text.num_hidden_layers)):

@@ -1,6 +1,6 @@
 """Requests that took the engine down with them, and may not do so again. Pure: time is an argument, memory is bounded.
 
-Who was there may be innocent. So one strike harms nobody, a strike is forgotten after a while, and an answer clears the request.
+Who was there may be innocent. So one strike harms nobody, a strike is forgotten after a while, and `clear` is for an answer in between.
 """
 
 from collections import OrderedDict, deque

@@ -64,8 +64,8 @@ class Runner:
             raise CannotServe("allocate", "OutOfMemory", hint)
 
     def reserve(self, tokens: int) -> int:
-        """KV tokens that a sequence of this final length may come to occupy."""
-        return self._kv.capacity(tokens)
+        """KV tokens that a sequence of so many tokens occupies, with room for the next one."""
+        return self._kv.capacity(tokens + 1)
 
     def run(self, chunks: tuple[Chunk, ...]) -> list[Choice]:
         """Compute the chunks. Returns the choice of each one that samples, in the given order.

@@ -45,8 +45,6 @@ class Chunk:
     """Stored blocks with which the sequence begins; set in its first chunk, which starts where they end."""
     keep: tuple[tuple[int, bytes], ...] = ()
     """Index and key of the blocks that this chunk completes, to be stored."""
-    is_long: bool = False
-    """Whether it belongs to a prompt that takes more than a step."""
 
     @property
     def generates(self) -> bool:
@@ -65,12 +63,13 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """One step. First the expired and the preempted sequences' memory is released, then the chunks are computed, decoding ones first,
-    and then the forgotten blocks are dropped (chunks of this very step may reuse them)."""
+    """One step. First the memory of the expired and the preempted sequences and of the distrusted blocks is released, then the chunks are
+    computed, decoding ones first, and then the forgotten blocks are dropped (chunks of this very step may reuse them)."""
 
     chunks: tuple[Chunk, ...] = ()
     expired: tuple[Sequence, ...] = ()
     preempted: tuple[Sequence, ...] = ()
+    distrusted: tuple[bytes, ...] = ()
     forgotten: tuple[bytes, ...] = ()
     wake_at: float | None = None
     """Set when requests wait for company: schedule again then, or when another request arrives."""
@@ -133,15 +132,16 @@ class Scheduler:
         for sequence in expired:
             sequence.finish_reason = "deadline"
             self._remove(sequence)
+        distrusted, self._distrusted = self._distrusted, ()
         if not self.running and self.waiting:
             wake_at = self._company.wait_until(now, waiting=min(len(self.waiting), self.cap))
             if wake_at is not None and len(self.waiting) < self.cap:
-                return Plan(expired=expired, wake_at=wake_at)
+                return Plan(expired=expired, distrusted=distrusted, wake_at=wake_at)
         preempted = tuple(self._preempt())
         chunks = tuple(self._chunks())
         free = self.limits.kv_tokens - self.occupied
-        forgotten, self._distrusted = self._distrusted + self.prefixes.shrink(min(self.limits.prefix_tokens, free)), ()
-        return Plan(chunks=chunks, expired=expired, preempted=preempted, forgotten=forgotten)
+        forgotten = self.prefixes.shrink(min(self.limits.prefix_tokens, free))
+        return Plan(chunks=chunks, expired=expired, preempted=preempted, distrusted=distrusted, forgotten=forgotten)
 
     def commit(self, chunks: Iterable[Chunk], choices: Ordered[Choice]) -> list[Output]:
         """Record computed chunks. `choices` holds one per chunk that samples, in the same order."""
@@ -158,9 +158,12 @@ class Scheduler:
         """Learn from how long computed chunks took together."""
         generating = long_tokens = other_tokens = 0
         for chunk in chunks:
-            generating += chunk.generates
-            long_tokens += chunk.length if chunk.is_long else 0
-            other_tokens += 0 if chunk.is_long or chunk.generates else chunk.length
+            if chunk.generates:
+                generating += 1
+            elif chunk.sequence.is_long:
+                long_tokens += chunk.length
+            else:
+                other_tokens += chunk.length
         self._share.observe(generating=generating, long_tokens=long_tokens, other_tokens=other_tokens, seconds=seconds)
 
     def fail(self, sequence: Sequence, error: str) -> Output:
@@ -232,26 +235,27 @@ class Scheduler:
                 continue
             reuse = () if sequence.computed else self.prefixes.reuse(sequence)
             left = sequence.pending - len(reuse) * BLOCK_TOKENS
-            is_long = max(left, sequence.computed) > self.limits.tokens_per_step
-            length = min(left, budget, for_long if is_long else budget)
+            if not sequence.computed:
+                sequence.is_long = left > self.limits.tokens_per_step
+            length = min(left, budget, for_long if sequence.is_long else budget)
             if length > 0:
                 budget -= length
-                for_long -= length if is_long else 0
-                yield self._chunk(sequence, length, reuse, is_long=is_long)
+                for_long -= length if sequence.is_long else 0
+                yield self._chunk(sequence, length, reuse)
 
     def _each_prompt(self, running: list[Sequence]) -> Iterator[Sequence]:
         yield from running
         while self._admit():
             yield self.running[-1]
 
-    def _chunk(self, sequence: Sequence, length: int, reuse: tuple[bytes, ...] = (), *, is_long: bool = False) -> Chunk:
+    def _chunk(self, sequence: Sequence, length: int, reuse: tuple[bytes, ...] = ()) -> Chunk:
         if not self.limits.prefix_tokens:
-            return Chunk(sequence, sequence.computed, length, is_long=is_long)
+            return Chunk(sequence, sequence.computed, length)
         if not sequence.computed:
             self.prefixes.announce(sequence)
         start = sequence.computed + len(reuse) * BLOCK_TOKENS
         keep = self.prefixes.completed(sequence, start=start, end=start + length)
-        return Chunk(sequence, start, length, reuse, keep, is_long)
+        return Chunk(sequence, start, length, reuse, keep)
 
     def _admit(self) -> bool:
         """Move the head of the queue into the batch. It is never overtaken: a large request is not starved by small ones."""

@@ -44,6 +44,8 @@ class Sequence:
     mask: TokenMask | None = None
     tokens: list[int] = field(init=False)
     computed: int = 0
+    is_long: bool = False
+    """Whether what must be computed before the first token takes more than a step."""
     block_keys: list[bytes] = field(default_factory=list)
     """Keys of the blocks of `tokens` hashed so far, see `prefixes`."""
     finish_reason: str | None = None

@@ -38,6 +38,8 @@ class LongPromptShare:
         elif usual:
             extra = max(seconds - usual, usual / 100)
             change = min(FASTEST_GROWTH, max(FASTEST_FALL, usual / extra))
+            if change > 1 and long_tokens < self.tokens:
+                return  # the end of a prompt does not show what a whole share costs
             self._tokens = min(float(self._most), max(SMALLEST_TOKENS, long_tokens * change))
 
     def _usual(self, generating: int) -> float | None:

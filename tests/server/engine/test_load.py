@@ -288,3 +288,7 @@ def test_a_hub_model_that_was_never_downloaded_is_not_found() -> None:
 def test_the_revision_is_the_commit_that_a_download_noted(folder: Path) -> None:
     (folder / checkpoint.REVISION_FILE).write_text("c0ffee\n")
     assert checkpoint.read(checkpoint.inspect(folder), lambda *_: None) == "c0ffee"
+
+
+def test_the_end_of_an_answer_may_be_token_0(tmp_path: Path) -> None:
+    assert load(fake_model.build(tmp_path, eos_token_id=0)).facts.eos_token_ids == frozenset([0])

@@ -188,6 +188,7 @@ def test_a_request_that_fails_again_and_again_is_refused_without_being_run(runne
         engine.now += 1
         engine.step()
     assert breaking.runs == 2
+    assert engine.finish_reason("poison2") == "quarantined"
     assert "refused" in str(engine.outputs("poison2")[0].error)
     engine.submit(request("other", [Breaking.POISON + 1], max_tokens=1))
     engine.step()

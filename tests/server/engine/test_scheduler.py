@@ -280,7 +280,18 @@ def test_what_a_sequence_without_numbers_has_stored_is_forgotten() -> None:
     one.add(sequence("bad", 64), now=0)
     commit(one, one.schedule(now=0), INVALID_TOKEN)
     assert one.prefixes.tokens == 0
-    assert len(one.schedule(now=0).forgotten) == 2
+    assert len(one.schedule(now=0).distrusted) == 2
+
+
+def test_a_long_prompt_stays_long_until_its_end() -> None:
+    one = scheduler(tokens_per_step=16)
+    one.add(sequence("generates", 4, 50), now=0)
+    commit(one, one.schedule(now=0))
+    one.add(sequence("long", 20), now=0)
+    for _ in range(20 // BESIDE):
+        plan = one.schedule(now=0)
+        assert lengths(plan) == {"generates": 1, "long": BESIDE}
+        commit(one, plan)
 
 
 Arrivals = st.lists(
@@ -348,10 +359,12 @@ def test_every_history_ends_within_the_limits_and_leaves_nothing(
         assert one.prefixes.tokens <= prefix_tokens
         assert one.occupied + one.prefixes.tokens <= kv_tokens
         assert plan.chunks or not one.running
+        for key in plan.distrusted:
+            memory.blocks.pop(key, None)
         done = [chunk for chunk in plan.chunks if chance.random() < 0.9]  # the others' part of the step failed
         for chunk in done:
             memory.compute(chunk)
-        one.commit(done, [Choice(chance.randrange(3)) for chunk in done if chunk.samples])
+        one.commit(done, [Choice(INVALID_TOKEN if chance.random() < 0.02 else chance.randrange(3)) for chunk in done if chunk.samples])
         for key in plan.forgotten:
             memory.blocks.pop(key, None)
         if one.is_idle and step >= 60:
@@ -361,5 +374,5 @@ def test_every_history_ends_within_the_limits_and_leaves_nothing(
     assert len(memory.blocks) * BLOCK_TOKENS >= one.prefixes.tokens
     assert not vars(one.prefixes)["_computing"]
     for each, made in zip(arrivals, sequences, strict=True):
-        if each["cancelled"] is None and each["deadline"] is None:
+        if each["cancelled"] is None and each["deadline"] is None and made.finish_reason != "error":
             assert (made.finish_reason, made.generated) == ("length", each["answer"])

@@ -47,3 +47,10 @@ def test_what_a_step_usually_takes_is_learned_from_steps_without_prompts() -> No
     for _ in range(20):
         share.observe(generating=4, long_tokens=0, other_tokens=0, seconds=STEP)
     assert settled(share, 0.002) == pytest.approx(STEP / 0.002, rel=0.2)
+
+
+def test_the_short_end_of_a_prompt_does_not_collapse_the_share() -> None:
+    share = LongPromptShare({4: STEP}, most=512)
+    tokens = settled(share, 0.0005)
+    share.observe(generating=4, long_tokens=3, other_tokens=0, seconds=STEP)
+    assert share.tokens == tokens
