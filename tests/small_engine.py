@@ -56,7 +56,7 @@ class SmallEngine:
         self.steps: list[Step] = []
         self.inbox: queue.SimpleQueue[FromFront] = queue.SimpleQueue()
         limits = Limits(slots=slots, tokens_per_step=tokens_per_step, kv_tokens=kv_tokens, prefix_tokens=prefix_tokens, company_seconds=0)
-        self.scheduler = Scheduler(limits, reserve=reserve, share=LongPromptShare({}, most=tokens_per_step), eos_token_ids=eos_token_ids)
+        self.scheduler = Scheduler(limits, reserve=reserve, share=LongPromptShare(most=tokens_per_step), eos_token_ids=eos_token_ids)
         self._loop = Loop(
             self.scheduler,
             runner,

@@ -12,12 +12,12 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from collections.abc import Sequence as Ordered
 from typing import TYPE_CHECKING, NoReturn
 
 from millrace_server.engine import checkpoint, frames
-from millrace_server.engine.failure import EXIT_CANNOT_SERVE, EXIT_DEVICE_LOST, CannotServe, DeviceLost, StepOutOfMemory
+from millrace_server.engine.failure import EXIT_CANNOT_SERVE, EXIT_DEVICE_LOST, CannotServe, DeviceLost
 from millrace_server.engine.messages import FromEngine, FromFront, Output, Progress, Ready, Step, Submit
 from millrace_server.settings import InvalidSettings, ServerSettings
 
@@ -28,7 +28,6 @@ TOKENS_PER_STEP = 512
 """Enough prompt tokens to keep the processor busy, few enough that those who generate wait little for a long prompt."""
 PREFIX_SHARE = 0.25
 """Of the KV cache, for beginnings that may come again. Only what is never used otherwise would be free."""
-CALIBRATION_SECONDS = 5.0
 WARM_UP_PROMPT = 8
 WARM_UP_TOKENS = 4
 WARM_UP_SECONDS = 600
@@ -105,7 +104,7 @@ def serve(settings: ServerSettings, front: Front) -> NoReturn:
     folder = checkpoint.find(name=settings.model_name, path=settings.model_path, revision=hub_revision)
     found = checkpoint.inspect(folder)
     # torch and transformers take seconds to import: only here, when the front already listens and the model's folder is known.
-    from millrace_server.engine import calibration, model
+    from millrace_server.engine import model
     from millrace_server.engine.loop import Loop
     from millrace_server.engine.scheduler import Limits, Scheduler
     from millrace_server.engine.share import LongPromptShare
@@ -126,39 +125,30 @@ def serve(settings: ServerSettings, front: Front) -> NoReturn:
 
     tokens_per_step = max(TOKENS_PER_STEP, 2 * settings.max_batch_size)
 
-    def loop(emit: Callable[[Step], None], seconds: Mapping[int, float]) -> Loop:
+    def loop(emit: Callable[[Step], None]) -> Loop:
         limits = Limits(
-            slots=calibration.running_cap(seconds, slots=settings.max_batch_size),
+            slots=settings.max_batch_size,
             tokens_per_step=tokens_per_step,
             kv_tokens=runner.kv_tokens,
             prefix_tokens=int(runner.kv_tokens * PREFIX_SHARE),
             company_seconds=settings.batch_timeout_ms / 1000,
         )
-        share = LongPromptShare(seconds, most=tokens_per_step)
+        share = LongPromptShare(most=tokens_per_step)
         scheduler = Scheduler(limits, reserve=runner.reserve, share=share, eos_token_ids=facts.eos_token_ids, revision=served_revision)
         return Loop(scheduler, runner, inbox=front.inbox, emit=emit, max_length=facts.max_length, vocabulary=facts.vocabulary)
 
-    warm_up(lambda emit: loop(emit, {}), front, prompt=[0] * min(WARM_UP_PROMPT, facts.max_length - WARM_UP_TOKENS))
-    fitting = min(settings.max_batch_size, max(1, runner.kv_tokens // runner.reserve(1)))
-    try:
-        seconds = calibration.measure(runner, slots=fitting, seconds=CALIBRATION_SECONDS)
-    except StepOutOfMemory:
-        log.warning("no memory for steps of %d requests: fewer will run at once when memory runs out", fitting)
-        runner.reset()
-        seconds = {}
-    slots = calibration.running_cap(seconds, slots=settings.max_batch_size)
-    log.info("at most %d requests run at once (MAX_BATCH_SIZE=%d); seconds per step by size: %s", slots, settings.max_batch_size, seconds)
+    warm_up(loop, front, prompt=[0] * min(WARM_UP_PROMPT, facts.max_length - WARM_UP_TOKENS))
     ready = Ready(
         device=facts.device,
         dtype=facts.dtype,
-        slots=slots,
+        slots=settings.max_batch_size,
         max_length=facts.max_length,
         vocabulary=facts.vocabulary,
         eos_token_ids=sorted(facts.eos_token_ids),
         revision=served_revision,
     )
     front.send(ready)
-    serving = loop(front.send, seconds)
+    serving = loop(front.send)
     while True:
         serving.step()
 

@@ -5,8 +5,6 @@ token costs depends on the machine, the model and how far the prompt has come (e
 corrected after every step that held one.
 """
 
-from collections.abc import Mapping
-
 START_TOKENS = 16
 SMALLEST_TOKENS = 4
 """Fewer would cost nearly as much time."""
@@ -17,10 +15,11 @@ FASTEST_FALL = 0.5
 
 
 class LongPromptShare:
-    """`seconds` holds what steps without prompts take, by the number of sequences that generate; those never seen are like the nearest."""
+    """At most `most` tokens. A number of sequences that was never seen generating is taken for the nearest one that was."""
 
-    def __init__(self, seconds: Mapping[int, float], *, most: int) -> None:
-        self._seconds = dict(seconds)
+    def __init__(self, *, most: int) -> None:
+        self._seconds: dict[int, float] = {}
+        """What a step without prompts takes, by the number of sequences that generate."""
         self._most = most
         self._tokens = float(START_TOKENS)
 

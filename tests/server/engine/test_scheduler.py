@@ -32,7 +32,7 @@ def scheduler(
     limits = Limits(
         slots=slots, tokens_per_step=tokens_per_step, kv_tokens=kv_tokens, prefix_tokens=prefix_tokens, company_seconds=company_seconds
     )
-    return Scheduler(limits, reserve=lambda tokens: tokens, share=LongPromptShare({}, most=BESIDE), eos_token_ids=eos)
+    return Scheduler(limits, reserve=lambda tokens: tokens, share=LongPromptShare(most=BESIDE), eos_token_ids=eos)
 
 
 def sequence(name: str, prompt: int | list[int] = 4, max_tokens: int = 3, *, arrived: float = 0, **fields: Any) -> Sequence:  # noqa: ANN401
