@@ -19,6 +19,10 @@ from millrace_server.engine.scheduler import Chunk, Plan, Scheduler
 from millrace_server.engine.sequence import INVALID_TOKEN, Choice, Sequence
 
 HEARTBEAT_SECONDS = 1.0
+MOST_LOGPROBS = 20
+"""Likeliest tokens that are reported beside the chosen one."""
+MOST_LISTED_TOKENS = 1024
+"""Each is looked at in every step."""
 
 log = logging.getLogger(__name__)
 
@@ -120,6 +124,10 @@ class Loop:
             return f"{len(request.prompt)} prompt tokens and max_tokens={request.max_tokens} exceed the limit of {self._max_length} tokens"
         if min(request.prompt) < 0 or max(request.prompt) >= self._vocabulary:
             return f"a prompt token is outside the vocabulary of {self._vocabulary}"
+        if not 0 <= (request.sampling.logprobs or 0) <= MOST_LOGPROBS:
+            return f"logprobs={request.sampling.logprobs} is not within 0 and {MOST_LOGPROBS}"
+        if max(len(request.stop_token_ids), len(request.sampling.logit_bias)) > MOST_LISTED_TOKENS:
+            return f"stop_token_ids and logit_bias may name {MOST_LISTED_TOKENS} tokens each at most"
         return None
 
     def _compute(self, plan: Plan) -> list[Output]:
@@ -151,12 +159,14 @@ class Loop:
         return self._scheduler.fail(chunk.sequence, f"the engine failed while computing this request ({type(error).__name__})")
 
     def _shrink(self, plan: Plan, error: StepOutOfMemory) -> list[Output]:
-        """Half as many at once from now on, and everybody anew; who does not fit alone does not fit."""
+        """Half as many at once, and everybody anew. Who does not fit even alone ends, and then the others are not to blame."""
         outputs: list[Output] = []
+        cap = len(plan.chunks) // 2
         if len(plan.chunks) == 1:
             why = "the device has not enough memory for this request alone; send a shorter prompt or lower max_tokens"
             outputs.append(self._scheduler.fail(plan.chunks[0].sequence, why))
-        self._start_over(cap=len(plan.chunks) // 2 or None)
+            cap = self._scheduler.limits.slots
+        self._start_over(cap=cap)
         log.error(
             "out of memory in a step of %d requests: at most %d run at once from now on (%s)", len(plan.chunks), self._scheduler.cap, error
         )
@@ -170,6 +180,9 @@ class Loop:
         """A whole step came to nothing: its requests may be at fault, or the weights. Raises DeviceLost."""
         try:
             is_sound = self._runner.is_sound()
+        except StepOutOfMemory:
+            self._start_over(cap=None)
+            return  # no verdict: there was no room to find out
         except Exception as error:
             raise DeviceLost(f"not even one harmless token can be computed: {error}") from error
         if not is_sound:

@@ -36,12 +36,13 @@ class PrefixIndex:
             self._stored.move_to_end(key)
         return tuple(found)
 
-    def is_awaited(self, sequence: Sequence) -> bool:
-        """Whether another sequence is just computing the block that this one needs next."""
+    def awaited(self, sequence: Sequence) -> Sequence | None:
+        """The other sequence that is just computing the block that this one needs next."""
         for key in self._keys(sequence, len(sequence.tokens) - 1):
             if key not in self._stored:
-                return self._computing.get(key, sequence) is not sequence
-        return False
+                leader = self._computing.get(key)
+                return None if leader is sequence else leader
+        return None
 
     def announce(self, sequence: Sequence) -> None:
         """The sequence starts to compute; others may wait for its blocks."""

@@ -77,6 +77,8 @@ class Runner:
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise StepOutOfMemory(str(error)) from error
         except RuntimeError as error:
+            if "can't allocate memory" in str(error):  # torch's words on a CPU
+                raise StepOutOfMemory(str(error)) from error
             self._require_device(error)
             raise
         return choices

@@ -16,6 +16,8 @@ from millrace_server.engine.sequence import INVALID_TOKEN, Choice, Sequence
 from millrace_server.engine.share import LongPromptShare
 from millrace_server.engine.waiting import WaitingQueue, rank
 
+RECOVERY_STEPS = 32
+"""Steps that must go well before one more sequence may run again."""
 ROOM_TO_GROW = 64
 """Tokens that must be free beyond a sequence's present ones when it is admitted: it shall not be preempted at once."""
 
@@ -96,6 +98,7 @@ class Scheduler:
         self.limits = limits
         self.cap = limits.slots
         """Sequences that may run at once now: the slots, or fewer after memory ran out."""
+        self._good_steps = 0
         self.waiting = WaitingQueue()
         self.running: list[Sequence] = []
         self.prefixes = PrefixIndex(revision=revision)
@@ -155,7 +158,10 @@ class Scheduler:
         return [self._accept(sequence, choice) for sequence, choice in zip(sampling, choices, strict=True)]
 
     def observe(self, chunks: Iterable[Chunk], *, seconds: float) -> None:
-        """Learn from how long computed chunks took together."""
+        """Learn from how long the chunks of a whole step took together, and from its having gone well."""
+        self._good_steps += 1
+        if self.cap < self.limits.slots and self._good_steps % RECOVERY_STEPS == 0:
+            self.cap += 1
         generating = long_tokens = other_tokens = 0
         for chunk in chunks:
             if chunk.generates:
@@ -173,8 +179,9 @@ class Scheduler:
         return Output(request_id=sequence.request.request_id, tokens=[], finish_reason="error", error=error)
 
     def start_over(self, *, cap: int | None = None) -> None:
-        """The KV cache was lost: every running sequence waits to be computed again, at most `cap` of them at once from now on."""
-        self.cap = max(1, self.cap if cap is None else min(self.cap, cap))
+        """The KV cache was lost: every running sequence waits to be computed again, at first at most `cap` of them at once."""
+        self.cap = self.cap if cap is None else cap
+        self._good_steps = 0
         for sequence in sorted(self.running, key=rank, reverse=True):
             self._give_up_place(sequence)
         self.prefixes.clear()
@@ -231,7 +238,7 @@ class Scheduler:
         for_long = min(budget, self._share.tokens) if len(prompts) < len(self.running) else budget
         candidates = self._each_prompt(prompts)
         while budget > 0 and (sequence := next(candidates, None)):
-            if not sequence.computed and self.prefixes.is_awaited(sequence):
+            if not sequence.computed and self._is_worth_waiting(sequence):
                 continue
             reuse = () if sequence.computed else self.prefixes.reuse(sequence)
             left = sequence.pending - len(reuse) * BLOCK_TOKENS
@@ -242,6 +249,11 @@ class Scheduler:
                 budget -= length
                 for_long -= length if sequence.is_long else 0
                 yield self._chunk(sequence, length, reuse)
+
+    def _is_worth_waiting(self, sequence: Sequence) -> bool:
+        """Whether another is just computing what this one needs next, and will not be slower than this one by itself."""
+        leader = self.prefixes.awaited(sequence)
+        return leader is not None and (not leader.is_long or len(sequence.tokens) > self.limits.tokens_per_step)
 
     def _each_prompt(self, running: list[Sequence]) -> Iterator[Sequence]:
         yield from running

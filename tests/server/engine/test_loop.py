@@ -101,6 +101,10 @@ def test_a_deadline_ends_a_request_in_mid_generation_and_one_that_waits(runner: 
         (request("bad", [-1]), "vocabulary"),
         (request("bad", [1], max_tokens=0), "max_tokens"),
         (request("bad", [1] * 500, max_tokens=13), "limit of 512"),
+        (request("bad", [1], logprobs=2**31), "logprobs"),
+        (request("bad", [1], logprobs=-1), "logprobs"),
+        (request("bad", [1], stop_token_ids=[1] * 1025), "stop_token_ids"),
+        (request("bad", [1], logit_bias=dict.fromkeys(range(1025), 1.0)), "logit_bias"),
     ],
 )
 def test_a_request_that_cannot_run_is_refused_and_its_neighbour_is_not(runner: Runner, bad: Submit, word: str) -> None:
@@ -258,6 +262,54 @@ def test_a_request_that_does_not_fit_even_alone_ends_with_an_error(runner: Runne
     engine.submit(request("large", b"large"))
     engine.finish()
     assert "not enough memory" in str(engine.outputs("large")[-1].error)
+
+
+def test_a_request_that_does_not_fit_alone_leaves_the_others_their_slots(runner: Runner) -> None:
+    class Fat(Breaking):
+        def run(self, chunks: tuple[Chunk, ...]) -> list[Choice]:
+            if any(chunk.sequence.request.request_id == "fat" for chunk in chunks):
+                raise StepOutOfMemory("fat")
+            return super().run(chunks)
+
+    requests = [request(f"r{index}", [index + 20] * 5, max_tokens=6) for index in range(7)]
+    engine = SmallEngine(Fat(runner), slots=8)
+    engine.submit(request("fat", b"fat"), *requests)
+    engine.finish()
+    assert engine.finish_reason("fat") == "error"
+    assert engine.scheduler.cap == 8
+    assert [engine.tokens(one.request_id) for one in requests] == [alone(runner, one) for one in requests]
+
+
+def test_more_run_at_once_again_when_memory_suffices_again(runner: Runner) -> None:
+    small = Small(runner, most=3)
+    engine = SmallEngine(small, slots=4)
+    engine.submit(*(request(f"r{index}", [index + 20], max_tokens=90) for index in range(4)))
+    engine.step(3)
+    assert engine.scheduler.cap == 2
+    small.most = 4
+    engine.finish()
+    assert engine.scheduler.cap == 4
+
+
+def test_memory_that_lacks_for_the_harmless_token_is_no_lost_device(runner: Runner) -> None:
+    class Full(Breaking):
+        def is_sound(self) -> bool:
+            raise StepOutOfMemory("full")
+
+    engine = SmallEngine(Full(runner))
+    engine.submit(request("poison", [Breaking.POISON]))
+    engine.step()
+    engine.submit(request("later", b"later", max_tokens=3))
+    engine.finish()
+    assert (engine.finish_reason("poison"), engine.finish_reason("later")) == ("error", "length")
+
+
+def test_torchs_lack_of_memory_on_a_cpu_is_known_for_what_it_is(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "_forward", lambda *_: torch.empty(10**15))
+    sequence = Sequence(request("r", b"r"), seed=0, arrived=0)
+    with pytest.raises(StepOutOfMemory):
+        runner.run((Chunk(sequence, 0, 1),))
+    runner.release(sequence)
 
 
 def test_broken_weights_end_the_process_and_not_only_the_requests(tmp_path: Path) -> None:

@@ -254,6 +254,15 @@ def test_who_waits_for_a_beginning_computes_it_when_the_other_one_leaves() -> No
     assert lengths(one.schedule(now=0)) == {"second": 16}
 
 
+def test_a_short_prompt_does_not_wait_for_a_long_one_that_begins_alike() -> None:
+    one = scheduler(tokens_per_step=64, prefix_tokens=1000)
+    one.add(sequence("generates", [1, 2], 50), now=0)
+    commit(one, one.schedule(now=0))
+    one.add(sequence("long", [7] * 200), now=0)
+    one.add(sequence("short", [7] * 60), now=0)
+    assert lengths(one.schedule(now=0)) == {"generates": 1, "long": BESIDE, "short": 60}
+
+
 def test_a_beginning_is_not_shared_between_tenants_nor_between_revisions() -> None:
     shared = [7] * 64
     one = scheduler(tokens_per_step=200, prefix_tokens=1000)
