@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from millrace_operator.connection import APPLY, MERGE, METADATA_ONLY, Connection, NotFound
+from millrace_operator.connection import APPLY, MERGE, METADATA_ONLY, Conflict, Connection, NotFound
 from millrace_operator.desired import CHILD_KINDS, ChildKind
 from millrace_operator.manifest import Manifest
 from millrace_operator.names import API_VERSION, FIELD_MANAGER, PLURAL, child_labels
@@ -109,12 +109,12 @@ class Cluster:
         await self._write("DELETE", _path_of(live), options)
 
     async def scale(self, deployment: Manifest, replicas: int) -> None:
-        """Raises Conflict when the Deployment has changed since it was seen."""
+        """Raises Conflict when the Deployment has changed or gone since it was seen."""
         body = {"metadata": {"resourceVersion": deployment["metadata"]["resourceVersion"]}, "spec": {"replicas": replicas}}
         await self._write("PATCH", f"{_path_of(deployment)}/scale", body, content_type=MERGE)
 
     async def write_status(self, manifest: Manifest, status: Manifest) -> None:
-        """Raises Conflict when the service has changed since it was seen."""
+        """Raises Conflict when the service has changed or gone since it was seen."""
         body = {**manifest, "status": status}
         body["metadata"] = {key: value for key, value in manifest["metadata"].items() if key != "managedFields"}
         await self._write("PUT", f"{_path_of(manifest)}/status", body)
@@ -171,7 +171,11 @@ class Cluster:
         await asyncio.sleep(self._bucket.reserve(now=self._clock()))
         self._guard()
         query = query or {"fieldManager": FIELD_MANAGER} if method != "DELETE" else None
-        return await self._connection.send(method, path, body=body, content_type=content_type, query=query, seconds=self._write_timeout)
+        try:
+            return await self._connection.send(method, path, body=body, content_type=content_type, query=query, seconds=self._write_timeout)
+        except NotFound as gone:
+            # It went away since it was seen, itself or with its namespace: the same news as a newer version.
+            raise Conflict(404, "NotFound", gone.message) from gone
 
 
 _PLURALS = {(kind.api_version, kind.kind): kind.plural for kind in CHILD_KINDS}

@@ -38,7 +38,7 @@ class NotFound(ApiError):
 
 
 class Conflict(ApiError):
-    """409: the object is no longer what the precondition said."""
+    """The object is no longer what it was seen as: 409, or 404 for a write."""
 
 
 class AlreadyThere(ApiError):

@@ -98,9 +98,10 @@ def test_a_service_that_vanished_from_the_list_gets_a_pass_for_it_may_have_been_
         eventually(lambda: api.count("GET", f"{LIST}/chat") == 2, "a pass after each of the first two lists")
 
 
-def test_a_conflict_without_end_is_tried_later_and_later(start: Callable[..., Process]) -> None:
-    conflict = {"reason": "Conflict", "message": "modified"}
-    with FakeApi(cluster_of(lambda: [stored(cpu_service())], child=(409, conflict))) as api:
+@pytest.mark.parametrize(("code", "reason"), [(409, "Conflict"), (404, "NotFound")], ids=["modified", "gone"])
+def test_a_conflict_without_end_is_tried_later_and_later(start: Callable[..., Process], code: int, reason: str) -> None:
+    child = (code, {"reason": reason, "message": "not as it was seen"})
+    with FakeApi(cluster_of(lambda: [stored(cpu_service())], child=child)) as api:
         never_again = {"MILLRACE_FIRST_RETRY_SECONDS": "86400", "MILLRACE_LAST_RETRY_SECONDS": "86400", "MILLRACE_RESYNC_SECONDS": "0.1"}
         operator = start(api, **never_again)
         eventually(lambda: api.count("PATCH", "/chat") == 1, "the first pass")
