@@ -18,7 +18,8 @@ TOKENIZER_FILE = "tokenizer.json"
 LONG_TEXT_CHARACTERS = 8192
 """Longer texts are encoded in a thread: the library lets go of the interpreter, and probes and streams go on."""
 CONTEXT_TOKENS = 8
-"""Tokens before the new ones that come along when an answer is decoded: some tokenizers drop a leading space without."""
+"""Tokens before the new ones that come along when an answer is decoded: some tokenizers drop a leading space without. Special tokens
+leave no text, hence do not count."""
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 MAX_UNFINISHED_TOKENS = 3
 """A character has at most 4 bytes, and a token at least one: what more tokens do not finish is no character."""
@@ -40,6 +41,7 @@ class Text:
         """Each special token's text, and what stands for it in `encode_marked`."""
         tokenizer.add_tokens([_marked(token, self.marks[token.content]) for token in special.values()])
         self._special_ids = {tokenizer.token_to_id(self.marks[token.content]): number for number, token in special.items()}
+        self._hidden = frozenset(special)
 
     @classmethod
     def from_folder(cls, folder: Path) -> "Text":
@@ -75,6 +77,10 @@ class Text:
         """Special tokens leave no text."""
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))
 
+    def visible(self, tokens: Iterable[int]) -> list[int]:
+        """Those that leave text."""
+        return [token for token in tokens if token not in self._hidden]
+
     def answer(self, prompt: list[int]) -> "AnswerText":
         return AnswerText(self, prompt)
 
@@ -102,10 +108,11 @@ class AnswerText:
         self._context: list[int] = []
         self._before = ""
         """The context's text."""
-        self._settle(prompt)
+        self._settle(text.visible(prompt))
 
     def push(self, tokens: list[int]) -> str:
         """The text that these tokens complete; empty while a character is unfinished."""
+        tokens = self._text.visible(tokens)
         new = self._new_text([*self._pending, *tokens])
         if UNFINISHED in new:
             return "".join(self._push_one(token) for token in tokens)
@@ -136,8 +143,6 @@ class AnswerText:
     def _settle(self, tokens: list[int]) -> None:
         """Take the end of these tokens, whose text is out, as the context of what comes. It must not begin inside a character."""
         context = tokens[-CONTEXT_TOKENS:]
-        if not self._text.decode(context):
-            context = tokens  # special tokens hide the text before them
         while UNFINISHED in (before := self._text.decode(context)):
             context = context[1:]
         if before:

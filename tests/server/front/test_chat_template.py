@@ -182,6 +182,28 @@ async def test_other_fields_spell_no_special_tokens_either(tmp_path: Path) -> No
     assert bytes(ids[1:]).decode() == '<|user|>[{"<|user|>": ["<|assistant|>"]}]'
 
 
+@pytest.mark.parametrize(
+    ("edit", "spelt_so"), [("replace('-', '')", "<-|us-er|>"), ("striptags", "&lt;|user|&gt;"), ("replace('%3C', '<')", "%3C|user|>")]
+)
+async def test_a_template_that_composes_tokens_and_edits_messages_cannot_be_tricked(tmp_path: Path, edit: str, spelt_so: str) -> None:
+    source = "{% for m in messages %}{{ '<|' + m.role + '|>' + (m.content | " + edit + ") }}{% endfor %}"
+    async with loaded(model_folder(tmp_path, source)) as template:
+        with pytest.raises(BadRequest, match="special tokens of this model"):
+            await template.render(conversation(spelt_so))
+        assert await template.render(conversation("a + b > c, 'd' && e"))
+
+
+@pytest.mark.parametrize("content", [[[]], "\ud800", object()], ids=["deep", "half a character", "no JSON"])
+async def test_messages_that_are_no_json_are_refused(tmp_path: Path, content: Any) -> None:  # noqa: ANN401
+    if content == [[]]:
+        for _ in range(100_000):
+            content = [content]
+    async with loaded(model_folder(tmp_path, CURIOUS)) as template:
+        with pytest.raises(BadRequest, match="messages cannot be rendered"):
+            await template.render([{"role": "user", "content": content}])
+        assert await template.render(conversation("hello"))
+
+
 async def test_a_tokenizer_that_marks_spaces_puts_none_beside_special_tokens(tmp_path: Path) -> None:
     source = "{{ bos_token }}{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
     byte_fallback().save(str(tmp_path / "tokenizer.json"))
