@@ -66,7 +66,7 @@ def _runner(checkpoint: Checkpoint, config: Any, device: torch.device, dtype: DT
 def _eos_token_ids(model: Any, text: Any) -> frozenset[int]:  # noqa: ANN401
     """Of the tokens that there are: some models name others, which never come."""
     places = (getattr(model, "generation_config", None), text)
-    told = next((found for place in places if (found := getattr(place, "eos_token_id", None)) is not None), [])
+    told: int | list[int] = next((found for place in places if (found := getattr(place, "eos_token_id", None)) is not None), [])
     return frozenset(token for token in ([told] if isinstance(told, int) else told) if 0 <= token < text.vocab_size)
 
 
