@@ -4,10 +4,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from cluster.control_plane import ControlPlane
 from gpu_marker import pytest_collection_modifyitems, pytest_terminal_summary  # noqa: F401 - pytest finds them here
 from running_server import RunningServer
+
+# How long an example takes depends on who else computes on this machine, and says nothing about the code.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 import pytest_asyncio
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken
 from transformers import AutoTokenizer
@@ -114,7 +114,6 @@ def spelt(text: str) -> bool:
     return any(token in text for token in ALL_SPECIAL_TOKENS)
 
 
-@settings(deadline=None)
 @given(st.lists(contents, min_size=1, max_size=4))
 async def test_honest_messages_become_the_ids_of_transformers(both: tuple[ChatTemplate, Any], written: list[str]) -> None:
     template, tokenizer = both
@@ -143,7 +142,6 @@ async def test_what_a_template_looks_for_in_a_message_it_finds(both: tuple[ChatT
         assert await template.render(messages) == wanted
 
 
-@settings(deadline=None)
 @given(st.lists(injections, min_size=1, max_size=3))
 async def test_special_tokens_that_messages_spell_stay_text(both: tuple[ChatTemplate, Any], written: list[str]) -> None:
     template, _ = both
