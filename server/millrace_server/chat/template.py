@@ -13,6 +13,7 @@ everything that is no letter, and refused if that makes a difference to the spec
 """
 
 import asyncio
+import hashlib
 import json
 import logging
 import re
@@ -57,6 +58,8 @@ class ChatTemplate:
     def __init__(self, text: Text, source: str, tokens: Mapping[str, str]) -> None:
         """`tokens` are those that the template may ask for by name, as they are spelt."""
         self.failure: str | None = None
+        self.fingerprint = hashlib.sha256(source.encode(errors="surrogatepass")).hexdigest()[:8]
+        """Changes with the template."""
         self._text = text
         self._source = source
         self._tokens = dict(tokens)

@@ -10,7 +10,8 @@ from tokenizers import AddedToken
 
 import fake_model
 from millrace_server.engine.failure import CannotServe
-from millrace_server.text import LONG_TEXT_CHARACTERS, UNFINISHED, Text
+from millrace_server.spelling import UNFINISHED
+from millrace_server.text import LONG_TEXT_CHARACTERS, Text
 from server.front.tokenizers_of_two_kinds import FIRST_BYTE, byte_fallback, byte_level
 
 TEXT = Text(byte_level())
