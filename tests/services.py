@@ -48,14 +48,16 @@ def specs() -> st.SearchStrategy[Manifest]:
     return _values(schema, schema["$defs"])
 
 
-_QUANTITIES = st.sampled_from([1, 2, "1", "500m", "1500m", "2", "4Gi", "1.5Gi", "8000M"])
+_SIZES = st.sampled_from([1, 2, "1", "2", "4Gi", "1.5Gi", "8000M"])
+_QUANTITIES = st.sampled_from(["500m", "1500m"]) | _SIZES
 
 
 def _values(schema: Manifest, definitions: Manifest) -> st.SearchStrategy[Any]:
     if "$ref" in schema:
         return _values(definitions[schema["$ref"].rpartition("/")[2]], definitions)
     if schema.get("x-kubernetes-int-or-string"):
-        return _QUANTITIES
+        is_size = any("bytes" in rule["message"] for rule in schema["x-kubernetes-validations"])
+        return _SIZES if is_size else _QUANTITIES
     if "anyOf" in schema:
         return st.one_of([_values(option, definitions) for option in schema["anyOf"] if option != {"type": "null"}])
     if "enum" in schema:
