@@ -25,7 +25,7 @@ from millrace_server.load import Load
 from millrace_server.metrics import Metrics
 from millrace_server.protocol import DEFAULT_MAX_TOKENS, InferAnswer, InferRequest
 from millrace_server.question import Call, Conversation, Prompt, Question, check_token_ids, fit
-from millrace_server.settings import ServerSettings
+from millrace_server.settings import CacheType, ServerSettings
 from millrace_server.text import Text
 
 DRAINING_RETRY_SECONDS = 1
@@ -183,7 +183,7 @@ class Inference:
     def _cache_key(self, request: InferRequest, ready: Ready, call: Call) -> bytes | None:
         """None when this request is neither answered from the cache nor kept in it."""
         wanted = request.is_greedy() if request.use_cache is None else request.use_cache
-        if not wanted:
+        if not wanted or self.settings.cache_type is CacheType.none:
             return None
         sampling = (0.0, 1.0, None) if request.is_greedy() else (request.temperature, request.top_p, request.seed)
         model = (ready.revision, ready.dtype, ready.max_length)
