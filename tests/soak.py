@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from millrace_server.engine.messages import Submit
+from millrace_server.engine.quarantine import STRIKES
 from millrace_server.engine.runner import Runner
 from millrace_server.engine.scheduler import Chunk
 from millrace_server.engine.sequence import Choice, Sequence
@@ -155,16 +156,23 @@ class Soak:
     def _check_answers(self) -> None:
         tokens: dict[str, list[int]] = {name: [] for name in self._asked}
         ends: dict[str, list[str]] = {name: [] for name in self._asked}
-        for step in self.engine.steps:
+        ended: dict[str, int] = {}
+        for number, step in enumerate(self.engine.steps):
             for output in step.outputs:
                 tokens[output.request_id] += output.tokens
                 ends[output.request_id] += [output.finish_reason] if output.finish_reason else []
-        for name in self._asked:
+                ended[output.request_id] = number
+        failed: Counter[str] = Counter()
+        for name in sorted(self._asked, key=lambda name: ended.get(name, 0)):
             fate, _, kind = name.split("-")
             alone = self._alone[kind]
             self.fates[f"{fate}: {ends[name]}"] += 1
-            if fate in ("poison", "refused"):
+            if ends[name] == ["quarantined"]:
+                assert fate == "poison", name
+                assert failed[kind] >= STRIKES, name
+            elif fate in ("poison", "refused"):
                 assert ends[name] == ["error"], name
+                failed[kind] += fate == "poison"
             elif ends[name] in ([], ["deadline"]):
                 assert fate == ("late" if ends[name] else "cancelled"), name
                 assert tokens[name] == alone.tokens[: len(tokens[name])], name

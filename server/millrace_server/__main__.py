@@ -38,7 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from millrace_server.lifecycle import Lifecycle
 
     async def run() -> int:
-        return await Lifecycle(settings, environment).run()
+        code = await Lifecycle(settings, environment).run()
+        sys.stderr.flush()
+        # All is said and done. An ordinary exit would wait for the thread that may still be reading a tokenizer.
+        os._exit(code)
 
     logs.configure()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

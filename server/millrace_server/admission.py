@@ -14,7 +14,10 @@ LONGEST_RETRY_SECONDS = 60
 
 
 class Admission:
-    """Counts requests from admission to their end, whichever way they end."""
+    """Counts answers from admission to their end, whichever way they end: a request for several is as much work as several requests.
+
+    It enters as one: who finds a free place may bring all its answers, so that the limit refuses nobody for asking for many.
+    """
 
     def __init__(self, *, slots: int, max_queue: int, max_concurrent: int, now: float) -> None:
         self.slots = slots
@@ -43,19 +46,27 @@ class Admission:
     def queued(self) -> int:
         return self.in_system - self.running
 
-    def enter(self, *, now: float, timeout: float) -> None:
-        """Admit one request that must end within `timeout` seconds, or raise QueueFull or WaitTooLong with a Retry-After."""
-        self.arrivals += 1
+    def enter(self, *, now: float, timeout: float, answers: int = 1) -> None:
+        """Take one request in that must end within `timeout` seconds, or raise QueueFull or WaitTooLong with a Retry-After. Who is refused
+        has arrived; who is taken in has once it is confirmed, or is withdrawn."""
         if self.in_system >= self.capacity:
             message = f"{self.capacity} requests are already in the system, the limit of this replica"
+            self.arrivals += answers
             raise QueueFull(message, retry_after=self.retry_after())
-        if self.expected_wait() > timeout:
-            message = f"a request would wait about {self.expected_wait():.0f} s for a slot, longer than its deadline of {timeout:.0f} s"
+        wait = self.expected_wait(answers)
+        if wait > timeout:
+            message = f"a request would wait about {wait:.0f} s for a slot, longer than its deadline of {timeout:.0f} s"
+            self.arrivals += answers
             raise WaitTooLong(message, retry_after=self.retry_after())
         self._count(now)
-        self.in_system += 1
+        self.in_system += answers
+
+    def confirm(self, *, answers: int = 1) -> None:
+        """A request that was taken in is well-formed: it is demand."""
+        self.arrivals += answers
 
     def leave(self, *, now: float) -> None:
+        """One answer has ended."""
         self._count(now)
         self.in_system -= 1
         self.completed += 1
@@ -65,11 +76,10 @@ class Admission:
         self.arrivals += 1
         self.completed += 1
 
-    def withdraw(self, *, now: float) -> None:
-        """Undo `enter` for a request that turned out to be malformed: it was no demand."""
+    def withdraw(self, *, now: float, answers: int = 1) -> None:
+        """Let go of a request that turned out to be malformed: it was no demand."""
         self._count(now)
-        self.in_system -= 1
-        self.arrivals -= 1
+        self.in_system -= answers
 
     def engine_runs(self, running: int, *, now: float) -> None:
         self._count(now)
@@ -79,9 +89,9 @@ class Admission:
         """Seconds that a request holds a slot, by Little's law over the recent past; 0 while unknown."""
         return self._recent_running_seconds / self._recent_completed if self._recent_completed >= 1 else 0.0
 
-    def expected_wait(self) -> float:
-        """Seconds until a request that enters now gets a slot; 0 while the service time is unknown."""
-        ahead = self.in_system - self.slots + 1
+    def expected_wait(self, answers: int = 1) -> float:
+        """Seconds until the last answer of a request that enters now gets a slot; 0 while the service time is unknown."""
+        ahead = self.in_system - self.slots + answers
         return max(0, ahead) * self.service_seconds() / self.slots
 
     def retry_after(self) -> int:

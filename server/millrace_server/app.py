@@ -3,33 +3,31 @@
 Bodies are read and written by msgspec: a token never meets pydantic.
 """
 
-import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
 
-import msgspec
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.types import Receive
 
+from millrace_server import caller
+from millrace_server.caller import DrainBegan
+from millrace_server.connected import while_connected
 from millrace_server.engine.handle import Dead, Loading
-from millrace_server.errors import ClientLeft, RequestError, error_response, http_error
+from millrace_server.errors import RequestError, error_response, http_error
 from millrace_server.exchange import Exchange
 from millrace_server.inference import Inference
 from millrace_server.limits import BodyLimits
-from millrace_server.protocol import Health, InferRequest, MetricsReport, QueueReport, read
+from millrace_server.openai import routes as openai
+from millrace_server.protocol import Health, InferRequest, MetricsReport, QueueReport, json_response, read
+from millrace_server.question import Call
 
 INFER = "/api/v1/infer"
-INFERENCE_ENDPOINTS = frozenset({INFER})
-
-Result = TypeVar("Result")
+INFERENCE_ENDPOINTS = frozenset({INFER, openai.COMPLETIONS, openai.CHAT_COMPLETIONS})
 
 
-def client_app(inference: Inference, *, drain_began: Callable[[], float | None]) -> FastAPI:
-    """The clients' port. `drain_began` is the monotonic time of the end's announcement, None before."""
+def client_app(inference: Inference, *, drain_began: DrainBegan) -> FastAPI:
+    """The clients' port."""
     settings, metrics = inference.settings, inference.metrics
     app = _bare_app()
 
@@ -39,16 +37,15 @@ def client_app(inference: Inference, *, drain_began: Callable[[], float | None])
     app.add_middleware(BodyLimits, max_bytes=settings.max_body_bytes, timeout=settings.body_timeout)
     app.add_middleware(Exchange, observe=observe, is_draining=lambda: inference.is_draining, log_level=logging.INFO)
 
+    def call_of(request: Request) -> Call:
+        return caller.call(request, limit=settings.request_timeout, drain_began=drain_began)
+
+    openai.add_routes(app, inference, call_of=call_of)
+
     @app.post(INFER)
     async def infer(request: Request) -> Response:
         body = read(await request.body(), InferRequest)
-        answer = inference.infer(
-            body,
-            request_id=request.state.request_id,
-            arrived=request.state.arrived,
-            is_welcome=_is_welcome(request, drain_began()),
-        )
-        return _json(await while_connected(request.receive, answer))
+        return json_response(await while_connected(request.receive, inference.infer(body, call_of(request))))
 
     @app.get("/health")
     async def health() -> Response:
@@ -59,7 +56,7 @@ def client_app(inference: Inference, *, drain_began: Callable[[], float | None])
             queue_size=inference.admission.queued,
             metrics=metrics.health(now=time.monotonic()),
         )
-        return _json(report, status_code=200 if status == "healthy" else 503)
+        return json_response(report, status_code=200 if status == "healthy" else 503)
 
     @app.get("/metrics")
     async def metrics_report(request: Request) -> Response:
@@ -68,7 +65,7 @@ def client_app(inference: Inference, *, drain_began: Callable[[], float | None])
             return _prometheus(inference, accept)
         now = time.monotonic()
         admission = inference.admission
-        return _json(
+        return json_response(
             MetricsReport(
                 requests=metrics.requests(),
                 throughput=metrics.throughput(now=now),
@@ -94,7 +91,7 @@ def internal_app(inference: Inference) -> FastAPI:
 
     @app.get("/internal/load")
     async def load() -> Response:
-        return _json(inference.load())
+        return json_response(inference.load())
 
     @app.get("/livez")
     async def livez() -> Response:
@@ -122,33 +119,6 @@ def liveness_failure(inference: Inference, *, now: float) -> str | None:
     return None
 
 
-async def while_connected(receive: Receive, work: Coroutine[Any, Any, Result]) -> Result:
-    """The result of `work`, or ClientLeft once `work` is cancelled. The request's body must have been read."""
-
-    async def departure() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-
-    working = asyncio.ensure_future(work)
-    watching = asyncio.ensure_future(departure())
-    try:
-        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            working.cancel()
-            await asyncio.wait({working})
-            raise ClientLeft("the client left before its answer")
-        return working.result()
-    finally:
-        watching.cancel()
-        working.cancel()
-
-
-def _is_welcome(request: Request, drain_began: float | None) -> bool:
-    """A client that keeps its connection could not know that the server is about to leave: it gets one more answer, which says so."""
-    connection = getattr(request.state, "connection", None)
-    return drain_began is None or (connection is not None and connection.opened < drain_began)
-
-
 def _bare_app() -> FastAPI:
     """No documentation pages, no redirects, and every error in our shape."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
@@ -161,7 +131,7 @@ def _bare_app() -> FastAPI:
     async def http_exception(request: Request, error: Exception) -> Response:
         if not isinstance(error, HTTPException):
             raise error
-        known = ", ".join(sorted({path for route in app.routes if (path := getattr(route, "path", None))}))
+        known = ", ".join(sorted({path for route in app.routes if (path := getattr(route, "path_format", None))}))
         path = request.url.path[:200]
         messages = {
             404: f"{path} is not a route of this server; the routes are {known}",
@@ -172,10 +142,6 @@ def _bare_app() -> FastAPI:
     app.add_exception_handler(RequestError, request_error)
     app.add_exception_handler(HTTPException, http_exception)
     return app
-
-
-def _json(value: msgspec.Struct, *, status_code: int = 200) -> Response:
-    return Response(msgspec.json.encode(value), status_code=status_code, media_type="application/json")
 
 
 def _prometheus(inference: Inference, accept: str) -> Response:

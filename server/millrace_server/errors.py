@@ -8,6 +8,9 @@ from collections.abc import Mapping
 import msgspec
 from starlette.responses import Response
 
+MAX_MESSAGE_CHARACTERS = 2000
+MAX_PARAM_CHARACTERS = 200
+
 
 class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
     message: str
@@ -30,9 +33,9 @@ class RequestError(Exception):
 
     def __init__(self, message: str, *, param: str | None = None, retry_after: int | None = None) -> None:
         """`retry_after` is in whole seconds."""
-        super().__init__(message)
-        self.message = message
-        self.param = param
+        self.message = printable(message)[:MAX_MESSAGE_CHARACTERS]
+        super().__init__(self.message)
+        self.param = None if param is None else printable(param)[:MAX_PARAM_CHARACTERS]
         self.retry_after = retry_after
 
     def headers(self) -> dict[str, str]:
@@ -66,6 +69,10 @@ class ChatUnavailable(BadRequest):
 
 class NoSuchRoute(RequestError):
     status, type, code = 404, "invalid_request_error", "not_found"
+
+
+class ModelNotFound(RequestError):
+    status, type, code = 404, "invalid_request_error", "model_not_found"
 
 
 class MethodNotAllowed(RequestError):
@@ -116,6 +123,10 @@ class QueueFull(Refused):
     code = "queue_full"
 
 
+class TooManyConnections(Refused):
+    code = "too_many_connections"
+
+
 class WaitTooLong(Refused):
     code = "wait_too_long"
 
@@ -150,3 +161,8 @@ def http_error(status: int, message: str) -> RequestError:
     error = BadRequest(message) if status < 500 else RequestError(message)
     error.status = status
     return error
+
+
+def printable(text: str) -> str:
+    """Control characters and the like, which clients put into names and paths, are not repeated to terminals and logs."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)

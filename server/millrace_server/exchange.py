@@ -3,6 +3,7 @@
 Pure ASGI. It is the only place that turns an unexpected exception into an answer, and the only one that closes old connections.
 """
 
+import asyncio
 import logging
 import re
 import time
@@ -13,7 +14,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from millrace_server.errors import ClientLeft, RequestError, error_response
+from millrace_server.errors import ClientLeft, Draining, RequestError, error_response
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 OTHER_ENDPOINT = "other"
@@ -39,6 +40,8 @@ class Exchange:
         state = scope.setdefault("state", {})
         state["arrived"] = arrived
         state["request_id"] = request_id = _request_id(scope)
+        # A server that answers GET answers HEAD, too; the connection leaves the body out, because it still sees HEAD.
+        routed = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
         status = ClientLeft.status
         is_started = False
 
@@ -53,18 +56,23 @@ class Exchange:
             await send(message)
 
         try:
-            await self._app(scope, receive, send_marked)
+            await self._app(routed, receive, send_marked)
         except RequestError as error:
             await self._answer_error(error, scope, receive, send_marked, started=is_started)
         except ClientDisconnect:
             pass  # It left in its own body: there is nobody to answer, and `status` says so.
+        except asyncio.CancelledError:
+            # Only the end of the drain does that.
+            cut = Draining("this replica shut down before the request was complete; another one can answer", retry_after=1)
+            await self._answer_error(cut, scope, receive, send_marked, started=is_started)
         except Exception:
             logger.exception("a request failed unexpectedly", extra={"request_id": request_id})
             unexpected = RequestError("the server failed unexpectedly; its log has the cause under this request's id")
             await self._answer_error(unexpected, scope, receive, send_marked, started=is_started)
         finally:
             seconds = time.monotonic() - arrived
-            endpoint = getattr(scope.get("route"), "path", OTHER_ENDPOINT)
+            status = state.get("outcome", status)  # how a stream ended whose first bytes had said 200
+            endpoint = getattr(routed.get("route"), "path", OTHER_ENDPOINT)
             self._observe(endpoint, status, seconds)
             logger.log(
                 self._log_level,

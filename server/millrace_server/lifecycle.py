@@ -6,8 +6,10 @@ One event loop serves both ports and feeds the engine process. HTTP answers befo
 import asyncio
 import contextlib
 import logging
+import resource
 import signal
 import socket
+import sys
 import time
 from collections.abc import Iterator, Mapping
 
@@ -33,6 +35,8 @@ EXIT_DRAINED = 0
 EXIT_FAILED = 1
 
 LISTEN_BACKLOG = 2048
+RESERVED_FILES = 64
+"""Of each port's half of the files that the process may open: for everything but connections, also those that are just being refused."""
 POLL_SECONDS = 0.05
 LAST_ANSWER_SECONDS = 1.0
 """After SIGTERM an idle client has this long to send one more request over its kept connection, whose answer says that it closes."""
@@ -52,6 +56,11 @@ class Listener(uvicorn.Server):
     @property
     def connections(self) -> int:
         return len(self.server_state.connections)
+
+    @property
+    def requests(self) -> int:
+        """Requests that are being received, worked on or answered."""
+        return len(self.server_state.tasks)
 
 
 class Lifecycle:
@@ -101,6 +110,7 @@ class Lifecycle:
             await asyncio.gather(self._inference.engine.stop(grace_seconds=0), *serving)
             if self._inference.chat:
                 await self._inference.chat.close()
+            await self._inference.cache.close()
         if failure is not None:
             return self._fail(failure)
         logger.info("drained")
@@ -158,11 +168,11 @@ class Lifecycle:
         if not self._inference.is_loaded():
             return
         while time.monotonic() < began + self._settings.drain_seconds:
-            is_quiet = admission.in_system == 0
+            is_quiet = admission.in_system == 0 and clients.requests == 0
             if is_quiet and (clients.connections == 0 or time.monotonic() > began + LAST_ANSWER_SECONDS):
                 return
             await asyncio.sleep(POLL_SECONDS)
-        logger.warning("requests were cut at the end of the drain", extra={"in_system": admission.in_system})
+        logger.warning("requests were cut at the end of the drain", extra={"in_system": admission.in_system, "requests": clients.requests})
 
     def _listener(self, app: ASGIApp, *, lifetime: float) -> Listener:
         config = ListenerConfig(
@@ -178,13 +188,28 @@ class Lifecycle:
             timeout_graceful_shutdown=CLOSE_SECONDS,  # type: ignore[arg-type]
             backlog=LISTEN_BACKLOG,
         )
-        config.connection_limits = ConnectionLimits(head_timeout=self._settings.head_timeout, lifetime=lifetime)
+        max_connections = min(self._settings.max_connections, _open_files() // 2 - RESERVED_FILES)
+        config.connection_limits = ConnectionLimits(
+            head_timeout=self._settings.head_timeout,
+            stall_timeout=self._settings.body_timeout,
+            lifetime=lifetime,
+            connections=max_connections,
+        )
         return Listener(config)
 
     def _fail(self, failed: Failed) -> int:
         logger.error("the server cannot go on", extra={"stage": failed.stage, "cause": failed.cause, "hint": failed.hint})
         termination.write(self._settings.termination_log, failed)
         return EXIT_FAILED
+
+
+def _open_files() -> int:
+    """As many as the process may have open, once it asked for all it can get."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    return soft if soft != resource.RLIM_INFINITY else sys.maxsize
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -8,7 +8,8 @@ from millrace_server.errors import BodyTooLarge, SlowRequest
 
 
 class BodyLimits:
-    """Bounds a body's size, declared or counted, and the time until its last byte. Both raise inside the reader's `receive()`."""
+    """Bounds a body's size, declared or counted, and the time until its last byte, and ends one whose framing is broken (the connection
+    says so). All raise inside the reader's `receive()`."""
 
     def __init__(self, app: ASGIApp, *, max_bytes: int, timeout: float) -> None:
         self._app = app
@@ -27,6 +28,7 @@ class _LimitedBody:
 
     def __init__(self, scope: Scope, receive: Receive, *, max_bytes: int, timeout: float) -> None:
         self._receive = receive
+        self._state = scope.setdefault("state", {})
         self._max_bytes = max_bytes
         self._timeout = timeout
         self._due = asyncio.get_running_loop().time() + timeout
@@ -43,6 +45,8 @@ class _LimitedBody:
                 message = await self._receive()
         except TimeoutError:
             raise SlowRequest(f"the request's body did not arrive within {self._timeout:g} s") from None
+        if message.get("more_body", False) and (fault := self._state.get("body_fault")):
+            raise fault
         self._received += len(message.get("body", b""))
         self._check(self._received)
         self._complete = not message.get("more_body", False)

@@ -4,11 +4,13 @@ msgspec checks types, bounds and unknown fields while it parses, in bounded time
 Times are seconds unless a name says otherwise.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
+from starlette.responses import Response
 
 from millrace_server.errors import BadRequest, NotJSON, UnknownField
 
@@ -113,14 +115,26 @@ class SystemReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CacheReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What is null is not known here: a Redis has other writers."""
+
     type: str
+    state: str
+    """up, or down while Redis is skipped."""
     hits: int
     misses: int
+    """Looks without a usable answer, `corrupt` and `errors` included."""
     hit_rate: float
-    entries: int
-    bytes: int
-    max_bytes: int
-    evictions: int
+    corrupt: int
+    errors: int
+    bypassed: int
+    """Requests for which nobody looked."""
+    dropped_writes: int
+    lookup: Latency
+    """Seconds of looks over the last five minutes."""
+    entries: int | None
+    bytes: int | None
+    max_bytes: int | None
+    evictions: int | None
 
 
 class QueueReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,6 +167,10 @@ def read(body: bytes, shape: type[Shape]) -> Shape:
         raise NotJSON(f"the body is not valid JSON: {error}") from None
 
 
+def json_response(value: msgspec.Struct, *, status_code: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status_code=status_code, media_type="application/json")
+
+
 def stop_strings(stop: str | Sequence[str] | None) -> tuple[str, ...]:
     """What a client sent as `stop`. Raises BadRequest with the limit."""
     stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
@@ -170,28 +188,34 @@ def stop_strings(stop: str | Sequence[str] | None) -> tuple[str, ...]:
 
 def _wrong_field(message: str, shape: type) -> BadRequest:
     """msgspec's sentence with the field in front and both of its limits behind."""
-    complaint, _, path = message.partition(" - at `$.")
-    field = path.rstrip("`").split(".")[0].split("[")[0]
+    complaint, _, place = message.partition(" - at `")
+    is_about_key = place.startswith("key`")
+    path = place.rpartition("$")[2].strip(".`")
+    named = complaint.split("`")[1][:64] if "`" in complaint else ""
+    full_name = f"{path}.{named}".lstrip(".")
     if complaint.startswith("Object contains unknown field"):
-        name = complaint.split("`")[1]
         known = ", ".join(shape.__struct_fields__)  # type: ignore[attr-defined]
-        return UnknownField(f"{name[:64]} is not a field of this request; the fields are {known}", param=name[:64])
+        next_step = "leave it out" if path else f"the fields are {known}"
+        return UnknownField(f"{full_name} is not a field of this request; {next_step}", param=full_name)
     if complaint.startswith("Object missing required field"):
-        name = complaint.split("`")[1]
-        return BadRequest(f"{name} is missing; it is required", param=name)
-    if not field:
-        return BadRequest(f"the body must be a JSON object: {complaint[0].lower()}{complaint[1:]}")
-    limits = _limits(get_type_hints(shape, include_extras=True)[field])
+        return BadRequest(f"{full_name} is missing; it is required", param=full_name)
     wrong_type = f"{complaint[0].lower()}{complaint[1:]}".replace("`", "")
+    if not path:
+        return BadRequest(f"the body must be a JSON object: {wrong_type}")
+    limits = _limits(get_type_hints(shape, include_extras=True)[re.split(r"[.[]", path)[0]], complaint)
     why = f"it must be {limits}" if limits and ", got " not in complaint else wrong_type
-    return BadRequest(f"{field} is refused: {why}", param=field)
+    return BadRequest(f"{path} is refused: {'a name in it: ' if is_about_key else ''}{why}", param=path)
 
 
-def _limits(annotation: object) -> str:
-    """The bounds written in an annotation, in words."""
+def _limits(annotation: object, complaint: str) -> str:
+    """The bounds in an annotation that a complaint is about, in words: of a length or of a value."""
+    of_length = "of length" in complaint
+    unit = "character" if "`str`" in complaint else "element"
     if get_origin(annotation) is Annotated:
         meta = next(part for part in get_args(annotation) if isinstance(part, Meta))
-        bounds = [(meta.ge, "at least {}"), (meta.gt, "above {}"), (meta.le, "at most {}"), (meta.lt, "below {}")]
-        bounds.append((meta.min_length, "at least {} character long"))
-        return " and ".join(words.format(bound) for bound, words in bounds if bound is not None)
-    return next((limits for part in get_args(annotation) if (limits := _limits(part))), "")
+        lengths = [(meta.min_length, f"at least {{}} {unit} long"), (meta.max_length, f"at most {{}} {unit}s long")]
+        values = [(meta.ge, "at least {}"), (meta.gt, "above {}"), (meta.le, "at most {}"), (meta.lt, "below {}")]
+        words = " and ".join(words.format(bound) for bound, words in (lengths if of_length else values) if bound is not None)
+        if words:
+            return words
+    return next((limits for part in get_args(annotation) if (limits := _limits(part, complaint))), "")

@@ -7,8 +7,9 @@ drift, and to read its own in the same way. It must therefore stay free of torch
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 DEFAULT_PORT = 8000
 DEFAULT_PROMETHEUS_PORT = 9090
@@ -28,6 +29,7 @@ class DType(StrEnum):
 
 class CacheType(StrEnum):
     memory = "memory"
+    redis = "redis"
     none = "none"
 
 
@@ -36,14 +38,14 @@ class InvalidSettings(ValueError):
 
 
 class Settings(BaseModel):
-    """What one kind of process is told. A field's alias is its variable's name."""
+    """What one kind of process is told. A field's alias is its variable's name; `repr=False` marks a secret, which no message repeats."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
         """Read the known variables; an empty string counts as unset. Raises InvalidSettings."""
-        variables = [str(field.alias) for field in cls.model_fields.values()]
+        variables = {str(field.alias): field for field in cls.model_fields.values()}
         try:
             return cls.model_validate({variable: environment[variable] for variable in variables if environment.get(variable)})
         except ValidationError as error:
@@ -53,7 +55,8 @@ class Settings(BaseModel):
             variable = str(first["loc"][0])
             if first["type"] == "missing":
                 raise InvalidSettings(f"{variable} is not set; it is required") from None
-            raise InvalidSettings(f"{variable}={environment.get(variable)!r} is refused: {first['msg']}") from None
+            shown = f"{variable}={environment.get(variable)!r}" if variables[variable].repr else variable
+            raise InvalidSettings(f"{shown} is refused: {first['msg'].removeprefix('Value error, ')}") from None
 
 
 class ServerSettings(Settings):
@@ -85,6 +88,11 @@ class ServerSettings(Settings):
     cache_type: CacheType = Field(default=CacheType.memory, alias="CACHE_TYPE")
     cache_ttl: int = Field(default=3600, alias="CACHE_TTL", ge=1, le=31_536_000)
     """Seconds that a cached answer is served."""
+    redis_url: str | None = Field(default=None, alias="REDIS_URL", max_length=2048, repr=False)
+    """Where CACHE_TYPE=redis keeps answers: redis://:PASSWORD@HOST:6379/0, or rediss:// for TLS."""
+    cache_secret: str | None = Field(default=None, alias="CACHE_SECRET", min_length=16, max_length=1024, repr=False)
+    """Hides the keys of answers in Redis and seals the answers; replicas with the same secret share them. Unset: derived from the password
+    in REDIS_URL. With neither, each process keeps its answers to itself."""
     host: str = Field(default="0.0.0.0", alias="HOST")  # noqa: S104 - a pod's server listens on the pod's address
     port: int = Field(default=DEFAULT_PORT, alias="PORT", ge=0, le=65_535)
     prometheus_port: int = Field(default=DEFAULT_PROMETHEUS_PORT, alias="PROMETHEUS_PORT", ge=0, le=65_535)
@@ -97,7 +105,10 @@ class ServerSettings(Settings):
     head_timeout: float = Field(default=10, alias="HEAD_TIMEOUT", gt=0, le=600)
     """Seconds that a client has to send a request's line and headers."""
     body_timeout: float = Field(default=30, alias="BODY_TIMEOUT", gt=0, le=600)
-    """Seconds that a client has to send a request's body; slower ones are answered 408."""
+    """Seconds that a client has to send a request's body; slower ones are answered 408. Whoever reads nothing
+    of an answer for as long is cut."""
+    max_connections: int = Field(default=4096, alias="MAX_CONNECTIONS", ge=1, le=1_000_000)
+    """Connections of a port at once; more are answered 503. The process's limit of open files wins when it is smaller."""
     connection_seconds: float = Field(default=60, alias="CONNECTION_SECONDS", gt=0, le=86_400)
     """Age at which a client's connection is closed after its current answer, give or take a quarter, so that pooled clients reach
     new pods."""
@@ -105,6 +116,19 @@ class ServerSettings(Settings):
     """Seconds that loading a model may stand still before `/livez` fails."""
     cache_max_bytes: int = Field(default=64 * 1024 * 1024, alias="CACHE_MAX_BYTES", ge=1024)
     """Memory for cached answers; the least recently used ones make room."""
+
+    @field_validator("redis_url")
+    @classmethod
+    def _names_a_redis(cls, url: str | None) -> str | None:
+        if url is not None and (problem := _redis_url_problem(url)):
+            raise ValueError(f"{problem}; it looks like redis://:PASSWORD@HOST:6379/0, special characters in the password as %XX")
+        return url
+
+    @model_validator(mode="after")
+    def _knows_its_redis(self) -> Self:
+        if self.cache_type is CacheType.redis and self.redis_url is None:
+            raise ValueError("REDIS_URL is not set; CACHE_TYPE=redis needs it, for example redis://:PASSWORD@redis:6379/0")
+        return self
 
     def to_environment(self) -> dict[str, str]:
         """The variables that make `from_environment` return an equal object; defaults are left out."""
@@ -118,3 +142,22 @@ class ServerSettings(Settings):
             else:
                 result[str(field.alias)] = str(value)
         return result
+
+
+def _redis_url_problem(url: str) -> str | None:
+    """What is wrong, without a word of the URL: any part of it may be the password."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return "its host or port cannot be read"
+    if parts.scheme not in ("redis", "rediss"):
+        return "it must begin with redis:// or rediss://"
+    if not parts.hostname:
+        return "it has no host"
+    if port == 0:
+        return "its port must be 1 to 65535"
+    if parts.query or parts.fragment:
+        return "nothing may follow the number of the database"
+    database = parts.path.removeprefix("/")
+    return None if database == "" or (database.isascii() and database.isdecimal()) else "its path must be the number of a database"

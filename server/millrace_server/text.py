@@ -7,19 +7,22 @@ secret of this process, which nobody outside can spell.
 import asyncio
 import logging
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer
 
 from millrace_server.engine.failure import CannotServe
+from millrace_server.spelling import UNFINISHED, Spelling
 
 TOKENIZER_FILE = "tokenizer.json"
 LONG_TEXT_CHARACTERS = 8192
-"""Longer texts are encoded in a thread: the library lets go of the interpreter, and probes and streams go on."""
+"""Longer texts are encoded in a thread: the library lets go of the interpreter, and probes and streams go on. One after the other, which
+is still far faster than the engine computes them, so that no number of them takes the processor from everybody else."""
 CONTEXT_TOKENS = 8
-"""Tokens before the new ones that come along when an answer is decoded: some tokenizers drop a leading space without."""
-UNFINISHED = "\N{REPLACEMENT CHARACTER}"
+"""Tokens before the new ones that come along when an answer is decoded: some tokenizers drop a leading space without. Special tokens
+leave no text, hence do not count."""
 MAX_UNFINISHED_TOKENS = 3
 """A character has at most 4 bytes, and a token at least one: what more tokens do not finish is no character."""
 PRIVATE_USE = range(0xE000, 0xF900)
@@ -40,6 +43,11 @@ class Text:
         """Each special token's text, and what stands for it in `encode_marked`."""
         tokenizer.add_tokens([_marked(token, self.marks[token.content]) for token in special.values()])
         self._special_ids = {tokenizer.token_to_id(self.marks[token.content]): number for number, token in special.items()}
+        # Models have more ids than tokenizers, and a client may bring a model to say the id that became a mark: nobody must see it.
+        secret = frozenset(number for number in self._special_ids if number is not None)
+        self._hidden = frozenset(special) | secret
+        self.spelling = Spelling(tokenizer, special=frozenset(special), secret=secret)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
 
     @classmethod
     def from_folder(cls, folder: Path) -> "Text":
@@ -55,15 +63,16 @@ class Text:
 
     async def encode(self, text: str) -> list[int]:
         """Token ids, with the ones that the model expects in front (such as BOS)."""
-        if len(text) > LONG_TEXT_CHARACTERS:
-            return await asyncio.to_thread(self._encode, text)
-        return self._encode(text)
+        return await self._in_turn(self._encode, text)
 
     async def encode_marked(self, text: str) -> list[int]:
         """Token ids of a text in which every mark stands for its special token; nothing is added in front."""
+        return await self._in_turn(self._encode_marked, text)
+
+    async def _in_turn(self, encode: Callable[[str], list[int]], text: str) -> list[int]:
         if len(text) > LONG_TEXT_CHARACTERS:
-            return await asyncio.to_thread(self._encode_marked, text)
-        return self._encode_marked(text)
+            return await asyncio.get_running_loop().run_in_executor(self._thread, encode, text)
+        return encode(text)
 
     def _encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text).ids)
@@ -74,6 +83,10 @@ class Text:
     def decode(self, tokens: Iterable[int]) -> str:
         """Special tokens leave no text."""
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))
+
+    def visible(self, tokens: Iterable[int]) -> list[int]:
+        """Those that leave text."""
+        return [token for token in tokens if token not in self._hidden]
 
     def answer(self, prompt: list[int]) -> "AnswerText":
         return AnswerText(self, prompt)
@@ -102,10 +115,11 @@ class AnswerText:
         self._context: list[int] = []
         self._before = ""
         """The context's text."""
-        self._settle(prompt)
+        self._settle(text.visible(prompt))
 
     def push(self, tokens: list[int]) -> str:
         """The text that these tokens complete; empty while a character is unfinished."""
+        tokens = self._text.visible(tokens)
         new = self._new_text([*self._pending, *tokens])
         if UNFINISHED in new:
             return "".join(self._push_one(token) for token in tokens)
@@ -136,8 +150,6 @@ class AnswerText:
     def _settle(self, tokens: list[int]) -> None:
         """Take the end of these tokens, whose text is out, as the context of what comes. It must not begin inside a character."""
         context = tokens[-CONTEXT_TOKENS:]
-        if not self._text.decode(context):
-            context = tokens  # special tokens hide the text before them
         while UNFINISHED in (before := self._text.decode(context)):
             context = context[1:]
         if before:

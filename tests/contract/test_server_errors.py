@@ -5,6 +5,9 @@ import pytest
 from running_server import RunningServer
 
 INFER = "/api/v1/infer"
+CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+ROUTES = "/health, /metrics, /v1/chat/completions, /v1/completions, /v1/models, /v1/models/{model}"
 
 MISTAKES = [
     ("GET", "/", b"", 404, None),
@@ -28,6 +31,19 @@ MISTAKES = [
     ("POST", INFER, b'{"prompt": "a", "top_p": 0}', 400, "top_p"),
     ("POST", INFER, b'{"prompt": "a", "n": 2}', 400, "n"),
     ("POST", INFER, b" " * 20_001, 413, None),
+    ("GET", CHAT, b"", 405, None),
+    ("POST", "/v1/models", b"", 405, None),
+    ("GET", "/v1/models/", b"", 404, "model"),
+    ("GET", "/v1/models/other/model", b"", 404, "model"),
+    ("POST", CHAT, b"{}", 400, "model"),
+    ("POST", CHAT, b'{"model": "tiny"}', 400, "messages"),
+    ("POST", CHAT, b'{"model": "other", "messages": [{"role": "user", "content": "a"}]}', 404, "model"),
+    ("POST", CHAT, b'{"model": "tiny", "messages": [{"role": "user", "content": "a"}], "stream": true, "tools": [1]}', 400, "tools"),
+    ("POST", CHAT, b'{"model": "tiny", "messages": ' + b"[" * 19_000, 400, "messages[0]"),
+    ("POST", CHAT, b'{"model": "tiny", "tools": ' + b"[" * 19_000, 400, None),
+    ("POST", COMPLETIONS, b'{"model": "tiny", "prompt": ""}', 400, "prompt"),
+    ("POST", COMPLETIONS, b'{"model": "tiny", "prompt": "a", "temperature": NaN}', 400, None),
+    ("POST", COMPLETIONS, b'{"model": "tiny", "prompt": ["a", 1]}', 400, "prompt"),
 ]
 
 
@@ -56,8 +72,21 @@ def test_a_mistake_on_the_internal_port(server: RunningServer, method: str, path
 
 def test_an_unknown_route_names_the_known_ones(server: RunningServer) -> None:
     message = server.requests().get("/v2").json()["error"]["message"]
-    assert message == f"/v2 is not a route of this server; the routes are {INFER}, /health, /metrics"
+    assert message == f"/v2 is not a route of this server; the routes are {INFER}, {ROUTES}"
 
 
 def test_a_method_that_is_not_allowed_names_the_one_that_is(server: RunningServer) -> None:
     assert server.requests().get(INFER).headers["allow"] == "POST"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("/api/v1/infer", b'{"prompt": "a", "\\u001b[2J\\u202e' + b"x" * 9000 + b'": 1}'), ("/no%1b%5b2J%0awhere", b"{}")],
+    ids=["a field", "a path"],
+)
+def test_what_a_client_made_up_comes_back_short_and_printable(server: RunningServer, path: str, body: bytes) -> None:
+    with server.client() as client:
+        error = client.post(path, content=body).json()["error"]
+    assert error["message"].isprintable()
+    assert (error["param"] or "").isprintable()
+    assert len(error["message"]) < 1000

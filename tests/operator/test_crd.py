@@ -395,7 +395,7 @@ def test_whatever_is_admitted_has_children_that_are_admitted(api: httpx.Client) 
     admitted = []
 
     @given(spec=specs())
-    @settings(max_examples=100, deadline=None, derandomize=True)
+    @settings(max_examples=100, derandomize=True)
     def check(spec: Manifest) -> None:
         answer = create(api, {**manifest(), "spec": spec})
         if answer.status_code == httpx.codes.CREATED:

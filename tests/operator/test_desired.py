@@ -42,7 +42,7 @@ def environment(container: Manifest) -> dict[str, str]:
 
 
 @given(spec=specs())
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 def test_every_pod_of_every_valid_spec_is_restricted(spec: Manifest) -> None:
     wanted = parse(stored({**manifest(), "spec": spec | {"model": spec["model"] | {"source": "hf://owner/model"}}}))
     child = children(wanted, images=IMAGES)[-1]
@@ -66,7 +66,7 @@ def test_every_pod_of_every_valid_spec_is_restricted(spec: Manifest) -> None:
 
 
 @given(spec=specs())
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 def test_no_word_of_a_spec_reaches_a_shell_or_a_variable_reference(spec: Manifest) -> None:
     wanted = parse(stored({**manifest(), "spec": {"device": "cpu", "model": spec["model"]}}))
     if wanted.spec.model.source is None:
@@ -78,7 +78,7 @@ def test_no_word_of_a_spec_reaches_a_shell_or_a_variable_reference(spec: Manifes
 
 
 @given(spec=specs())
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 def test_the_server_reads_back_what_the_operator_wrote(spec: Manifest) -> None:
     wanted = parse(stored({**manifest(), "spec": spec | {"model": spec["model"] | {"source": "hf://owner/model"}}}))
     (server,) = children(wanted, images=IMAGES)[-1]["spec"]["template"]["spec"]["containers"]

@@ -30,7 +30,7 @@ MEMORY_BYTES = 512 * 1024 * 1024
 MAX_CHARACTERS = 4 * 1024 * 1024
 """Of a rendered conversation."""
 MAX_REASON_CHARACTERS = 300
-IMPORTED_LATE = ("jinja2.debug", "jinja2.constants", "encodings.unicode_escape", "textwrap", "pprint")
+IMPORTED_LATE = ("jinja2.debug", "jinja2.constants", "encodings.unicode_escape", "html", "textwrap", "pprint")
 """By Jinja, when it first needs them: too late for a process that may open no file."""
 
 

@@ -33,11 +33,15 @@ class Renderer:
     async def render(self, messages: Sequence[Mapping[str, object]], variables: Mapping[str, object]) -> str:
         """Raises RenderFailed."""
         conversation = Conversation(messages=[dict(message) for message in messages], variables=dict(variables))
+        try:
+            line = msgspec.json.encode(conversation)
+        except (RecursionError, UnicodeEncodeError, TypeError, ValueError) as error:
+            raise RenderFailed(f"they are not the JSON that a template can read ({error})") from None
         async with self._turn:
             try:
                 async with asyncio.timeout(SECONDS):
                     process = self._process or await self._start()
-                    return await self._ask(process, conversation)
+                    return await self._ask(process, line)
             except TimeoutError:
                 self._kill()
                 raise RenderFailed(f"the chat template took longer than {SECONDS:g} s") from None
@@ -59,17 +63,17 @@ class Renderer:
             *command, stdin=pipe, stdout=pipe, env=environment, limit=MAX_LINE_BYTES, start_new_session=True
         )
         try:
-            await self._ask(self._process, self._template)
+            await self._ask(self._process, msgspec.json.encode(self._template))
         except RenderFailed:
             self._kill()
             raise
         return self._process
 
-    async def _ask(self, process: asyncio.subprocess.Process, line: Template | Conversation) -> str:
+    async def _ask(self, process: asyncio.subprocess.Process, line: bytes) -> str:
         if process.stdin is None or process.stdout is None:
             raise RuntimeError("the rendering process was started without pipes")
         with contextlib.suppress(ConnectionError):
-            process.stdin.write(msgspec.json.encode(line) + b"\n")
+            process.stdin.write(line + b"\n")
             await process.stdin.drain()
         answer = await process.stdout.readline()
         if not answer:

@@ -7,14 +7,17 @@ a message begins and ends leaves no trace, and honest messages become the very i
 
 Some templates put special tokens together while they run (`'<|' + role + '|>'`). Which ones is learned from a few harmless conversations
 when the model is loaded. These may be special without a mark, and so no message may spell them: a *break* is put behind the first
-character of what could become one, and taken out again when the template is done. Roles are a fixed few words, hence harmless.
+character of what could become one, and taken out again when the template is done. A template that composes tokens and also cuts pieces
+out of messages could still be made to spell one; so such a conversation is rendered twice, the second time with a break behind
+everything that is no letter, and refused if that makes a difference to the special tokens. Roles are a fixed few words, hence harmless.
 """
 
 import asyncio
+import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from millrace_server.chat.messages import Template
@@ -55,6 +58,8 @@ class ChatTemplate:
     def __init__(self, text: Text, source: str, tokens: Mapping[str, str]) -> None:
         """`tokens` are those that the template may ask for by name, as they are spelt."""
         self.failure: str | None = None
+        self.fingerprint = hashlib.sha256(source.encode(errors="surrogatepass")).hexdigest()[:8]
+        """Changes with the template."""
         self._text = text
         self._source = source
         self._tokens = dict(tokens)
@@ -86,11 +91,16 @@ class ChatTemplate:
         if self.failure:
             raise ChatUnavailable(f"{self.failure}; send a prompt to be completed instead")
         check(messages, allowed)
-        guarded = [self._guarded(message) for message in messages] if self._composed else messages
+        variables = self._variables(self._text.marks) | allowed
         try:
-            rendered = await self._renderer.render(guarded, self._variables(self._text.marks) | allowed)
+            if not self._composed:
+                return await self._text.encode_marked(await self._renderer.render(messages, variables))
+            rendered = await self._render_broken(messages, variables, self._beginnings(r"(?={second}|\s*\Z)"))
+            strictly = await self._render_broken(messages, variables, rf"{self._beginnings('')}|[^\w\s]")
         except RenderFailed as error:
             raise BadRequest(f"messages cannot be rendered by the model's chat template: {error}", param="messages") from None
+        if any(rendered.count(token) != strictly.count(token) for token in self._composed):
+            raise BadRequest("messages would become special tokens of this model by its chat template; leave them out", param="messages")
         for token in sorted(self._composed, key=len, reverse=True):
             rendered = rendered.replace(token, self._text.marks[token])
         return await self._text.encode_marked(rendered.replace(self._break, ""))
@@ -131,23 +141,32 @@ class ChatTemplate:
         named = {name: marks.get(token, token) for name, token in self._tokens.items()}
         return {**named, "add_generation_prompt": True, "tools": None, "documents": None}
 
-    def _guarded(self, message: Message) -> Message:
-        """With a break in everything that might become part of a composed token, whatever it is joined with."""
-        beginnings = {f"{re.escape(token[0])}(?={re.escape(token[1:2])}|\\s*\\Z)" for token in self._composed}
-        beginning = re.compile("|".join(sorted(beginnings)))
+    async def _render_broken(self, messages: Sequence[Message], variables: Mapping[str, object], where: str) -> str:
+        """Rendered with a break in the messages behind everything that matches the pattern `where`."""
+        breaking = re.compile(where)
+        broken = [_rewritten(message, lambda text: breaking.sub(lambda found: found[0] + self._break, text)) for message in messages]
+        return await self._renderer.render(broken, variables)
 
-        def guard(value: object) -> object:
-            match value:
-                case str():
-                    return beginning.sub(lambda found: found[0] + self._break, value)
-                case Mapping():
-                    return {guard(name): guard(each) for name, each in value.items()}
-                case list() | tuple():
-                    return [guard(each) for each in value]
-                case _:
-                    return value
+    def _beginnings(self, behind: str) -> str:
+        """A pattern of the first characters of composed tokens, where `behind` follows."""
+        return "|".join(sorted({re.escape(token[0]) + behind.format(second=re.escape(token[1:2])) for token in self._composed}))
 
-        return {name: guard(value) for name, value in message.items()}
+
+def _rewritten(message: Message, rewrite: Callable[[str], str]) -> Message:
+    """With every string in it rewritten, the names of fields below the message's own too."""
+
+    def visit(value: object) -> object:
+        match value:
+            case str():
+                return rewrite(value)
+            case Mapping():
+                return {visit(name): visit(each) for name, each in value.items()}
+            case list() | tuple():
+                return [visit(each) for each in value]
+            case _:
+                return value
+
+    return {name: visit(value) for name, value in message.items()}
 
 
 def check(messages: Sequence[Message], allowed: Mapping[str, object]) -> None:

@@ -6,7 +6,7 @@ These refusals cost nothing and have names. What a config.json does not tell is 
 from typing import Any
 
 import transformers
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 from millrace_server.engine.checkpoint import Checkpoint
 from millrace_server.engine.failure import CannotServe, unsupported
@@ -33,7 +33,10 @@ def read_config(checkpoint: Checkpoint) -> Any:  # noqa: ANN401 - transformers i
     model_class = transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     if model_class is None:
         raise unsupported(f"model_type {kind!r} does not generate text")
-    layers = set(getattr(config.get_text_config(), "layer_types", None) or ()) - FITTING_LAYERS
+    text = config.get_text_config()
+    if not isinstance(text, PreTrainedConfig):
+        raise CannotServe("inspect", "InvalidModel", "config.json has a text_config that transformers does not know")
+    layers = set(getattr(text, "layer_types", None) or ()) - FITTING_LAYERS
     if layers:
         raise unsupported(f"{model_class.__name__} has layers of another kind: {', '.join(sorted(layers))}")
     return config

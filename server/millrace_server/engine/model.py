@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from millrace_server.engine import container, packed
 from millrace_server.engine.architecture import first_line, length_limit, read_config
 from millrace_server.engine.checkpoint import Checkpoint, Report
-from millrace_server.engine.failure import CannotServe, unsupported
+from millrace_server.engine.failure import CannotServe, DeviceLost, StepOutOfMemory, unsupported
 from millrace_server.engine.proof import prove
 from millrace_server.engine.runner import ATTENTION, Facts, Runner
 from millrace_server.settings import Device, DType
@@ -29,31 +29,45 @@ def load(checkpoint: Checkpoint, *, device: Device, device_fallback: bool, dtype
     """Build the model, prove it and make its runner. Raises CannotServe."""
     where = _device(device, device_fallback)
     config = read_config(checkpoint)
-    text = config.get_text_config()
     limit = length_limit(config)
     if max_length is not None and max_length > limit:
         raise CannotServe("inspect", "InvalidMaxLength", f"MAX_LENGTH={max_length} exceeds the model's own limit of {limit}")
-    kind = choose_dtype(dtype, text.dtype, cuda=where.type == "cuda", native_bfloat16=_computes_bfloat16(where))
-    _require_memory(checkpoint, text, kind, where)
     try:
-        model = _weights(checkpoint, config, kind, report).to(where).eval()
-        if packed.can_pack(kind, where):
-            packed.pack(model)
-        _take_ownership(model)
-        prove(model, limit=max_length or limit)
-    except (torch.OutOfMemoryError, MemoryError) as error:
+        return _runner(checkpoint, config, where, dtype, limit=max_length or limit, report=report)
+    except (CannotServe, DeviceLost):
+        raise
+    except (torch.OutOfMemoryError, MemoryError, StepOutOfMemory) as error:
         raise CannotServe("load", "OutOfMemory", f"the weights do not fit into memory ({error}); raise the memory limit") from error
-    generation = getattr(model, "generation_config", None)
-    told = (getattr(where_told, "eos_token_id", None) for where_told in (generation, text))
-    eos: int | list[int] = next((each for each in told if each is not None), [])
+    except Exception as error:  # hundreds of architectures, and each reads its config.json in its own way
+        log.exception("the model cannot be built")
+        why = f"the model cannot be built as config.json says ({type(error).__name__}: {first_line(error)})"
+        raise CannotServe("load", "InvalidModel", why) from error
+
+
+def _runner(checkpoint: Checkpoint, config: Any, device: torch.device, dtype: DType, *, limit: int, report: Report) -> Runner:  # noqa: ANN401
+    text = config.get_text_config()
+    kind = choose_dtype(dtype, text.dtype, cuda=device.type == "cuda", native_bfloat16=_computes_bfloat16(device))
+    _require_memory(checkpoint, text, kind, device)
+    model = _weights(checkpoint, config, kind, report).to(device).eval()
+    if packed.can_pack(kind, device):
+        packed.pack(model)
+    _take_ownership(model)
+    prove(model, limit=limit)
     facts = Facts(
-        device=str(where),
+        device=str(device),
         dtype=str(kind).removeprefix("torch."),
-        max_length=max_length or limit,
+        max_length=limit,
         vocabulary=text.vocab_size,
-        eos_token_ids=frozenset([eos] if isinstance(eos, int) else eos),
+        eos_token_ids=_eos_token_ids(model, text),
     )
-    return Runner(model, facts=facts, free_memory=_free_memory(where))
+    return Runner(model, facts=facts, free_memory=_free_memory(device))
+
+
+def _eos_token_ids(model: Any, text: Any) -> frozenset[int]:  # noqa: ANN401
+    """Of the tokens that there are: some models name others, which never come."""
+    places = (getattr(model, "generation_config", None), text)
+    told: int | list[int] = next((found for place in places if (found := getattr(place, "eos_token_id", None)) is not None), [])
+    return frozenset(token for token in ([told] if isinstance(told, int) else told) if 0 <= token < text.vocab_size)
 
 
 def use_container_threads() -> int:

@@ -15,7 +15,7 @@ from transformers import AttentionInterface
 
 from millrace_server.engine import sampling
 from millrace_server.engine.failure import CannotServe, DeviceLost, StepOutOfMemory
-from millrace_server.engine.kv import KVCache, Rules
+from millrace_server.engine.kv import LANE_SLACK, KVCache, Rules
 from millrace_server.engine.messages import Submit
 from millrace_server.engine.scheduler import Chunk
 from millrace_server.engine.sequence import INVALID_TOKEN, Choice, Sequence
@@ -24,8 +24,6 @@ ATTENTION = "slot"
 """Our attention's name in transformers' registry. Unknown to its mask registry, so that no mask is built: we have our own."""
 KV_SHARE = 0.8
 """Of the memory that is free once the weights are loaded, for keys and values; the rest is for a step's own tensors."""
-LANE_SLACK = 2
-"""Lanes double their rows when full, so they may hold twice what is in use."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,22 +112,25 @@ class Runner:
     @torch.inference_mode()  # type: ignore[untyped-decorator]
     def _run(self, chunks: tuple[Chunk, ...]) -> list[Choice]:
         laid_out = self._kv.begin(chunks)
-        ids: list[int] = []
-        positions: list[int] = []
-        last: list[int] = []
-        for chunk in laid_out:
-            ids += chunk.sequence.tokens[chunk.start : chunk.end]
-            positions += range(chunk.start, chunk.end)
-            if chunk.samples:
-                last.append(len(ids) - 1)
-        logits = self._forward(
-            torch.tensor([ids, positions], device=self._device), torch.tensor(last, dtype=torch.long, device=self._device)
-        )
         sequences = [chunk.sequence for chunk in laid_out if chunk.samples]
+        logits = self._forward(*self._inputs(laid_out))
         chosen = sampling.sample(logits, sequences, eos_token_ids=self.facts.eos_token_ids) if sequences else []
         choices = dict(zip(sequences, chosen, strict=True))
         self._kv.end(laid_out)
         return [choices[chunk.sequence] for chunk in chunks if chunk.samples]
+
+    def _inputs(self, chunks: Iterable[Chunk]) -> tuple[Tensor, Tensor]:
+        """Token ids and positions [2, tokens], and which of the tokens are the last ones of chunks that sample."""
+        ids: list[int] = []
+        positions: list[int] = []
+        last: list[int] = []
+        for chunk in chunks:
+            ids += chunk.sequence.tokens[chunk.start : chunk.end]
+            positions += range(chunk.start, chunk.end)
+            if chunk.samples:
+                last.append(len(ids) - 1)
+        inputs = torch.tensor([ids, positions], device=self._device)
+        return inputs, torch.tensor(last, dtype=torch.long, device=self._device)
 
     def _require_device(self, error: RuntimeError) -> None:
         """After a sticky CUDA error (a device-side assert, an illegal address) every later call fails too."""

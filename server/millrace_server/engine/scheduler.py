@@ -123,8 +123,8 @@ class Scheduler:
 
     def cancel(self, request_id: str) -> Sequence | None:
         """Forget a request at once, wherever it is. None when it has already ended."""
-        everybody = (*self.running, *self.waiting)
-        found = next((sequence for sequence in everybody if sequence.request.request_id == request_id), None)
+        running = (sequence for sequence in self.running if sequence.request.request_id == request_id)
+        found = next(running, None) or self.waiting.find(request_id)
         if found:
             self._remove(found)
         return found

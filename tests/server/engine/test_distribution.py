@@ -29,7 +29,7 @@ def test_weights_are_shares_of_the_likeliest_token() -> None:
     assert found[0].tolist() == pytest.approx([1, math.exp(-2), 0, 0, 1], abs=1e-7)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(some.integers(0, 2**32), some.sampled_from((70, 333, SEGMENTED)), some.sampled_from((1, 5, CANDIDATES)), some.booleans())
 def test_the_certain_ones_are_the_first_of_the_sorted_row(seed: int, vocabulary: int, width: int, equal: bool) -> None:
     rows = logits(rows=3, vocabulary=vocabulary, seed=seed)

@@ -166,6 +166,11 @@ def test_a_length_that_no_model_has_is_refused(folder: Path, limit: object) -> N
         {"rope_parameters": {"rope_type": "spiral"}},
         {"hidden_act": "os.system"},
         {"layer_types": ["full_attention"]},
+        {"num_hidden_layers": 0},
+        {"rope_parameters": {"rope_type": "linear", "rope_theta": 10_000.0, "factor": "big"}},
+        {"text_config": {"vocab_size": 1}},
+        {"eos_token_id": ["</s>"]},
+        {"vocab_size": "many"},
     ],
     ids=str,
 )
@@ -292,3 +297,9 @@ def test_the_revision_is_the_commit_that_a_download_noted(folder: Path) -> None:
 
 def test_the_end_of_an_answer_may_be_token_0(tmp_path: Path) -> None:
     assert load(fake_model.build(tmp_path, eos_token_id=0)).facts.eos_token_ids == frozenset([0])
+
+
+def test_an_end_that_is_no_token_never_comes(folder: Path) -> None:
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    edit_config(folder, eos_token_id=[7, 2**70, -1])
+    assert load(folder).facts.eos_token_ids == {7}

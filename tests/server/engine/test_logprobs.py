@@ -21,7 +21,7 @@ def reported(row: torch.Tensor, answer: list[int] | None = None, **fields: Any) 
     return choice.token, choice.logprobs
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     some.integers(0, 2**32),
     some.sampled_from((5, 259, 5120)),

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as some
 from transformers.generation import RepetitionPenaltyLogitsProcessor
 
@@ -35,7 +35,6 @@ def applied(rows: torch.Tensor, *sequences: Sequence) -> torch.Tensor:
     return rows
 
 
-@settings(deadline=None)
 @given(some.lists(some.tuples(some.lists(ids, max_size=10), asked), min_size=1, max_size=4), some.integers(0, 2**32))
 def test_all_together_change_the_logits_in_the_documented_order(requests: list[tuple[list[int], dict[str, Any]]], seed: int) -> None:
     rows = logits(rows=len(requests), vocabulary=VOCABULARY, seed=seed)

@@ -52,7 +52,7 @@ def test_tokens_come_with_the_probabilities_of_the_softmax(temperature: float, t
         assert abs(counts[token] - draws * probability) <= 5 * math.sqrt(draws * probability)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(cuts, some.sampled_from(VOCABULARIES), some.integers(0, 2**32), some.sampled_from((0.3, 4.0)), some.booleans())
 def test_a_draw_is_the_one_of_the_definition(asked: dict[str, Any], vocabulary: int, seed: int, scale: float, forbidden: bool) -> None:
     rows = (logits(rows=4, vocabulary=vocabulary, seed=seed, scale=scale) * 8).round() / 8  # many are equal
@@ -63,7 +63,7 @@ def test_a_draw_is_the_one_of_the_definition(asked: dict[str, Any], vocabulary: 
         assert token in acceptable(row, each)
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(cuts, some.sampled_from(VOCABULARIES), some.integers(0, 2**32))
 def test_the_cuts_are_those_of_transformers(asked: dict[str, Any], vocabulary: int, seed: int) -> None:
     rows = logits(rows=4, vocabulary=vocabulary, seed=seed).double()
@@ -78,7 +78,7 @@ def test_the_cuts_are_those_of_transformers(asked: dict[str, Any], vocabulary: i
     assert bool(((kept.gather(1, drawn) > 0) | on_the_border).all())
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(cuts, some.integers(0, 2**32), some.sampled_from((0.1, 3.0)))
 def test_how_many_tokens_are_ranked_first_changes_no_draw(asked: dict[str, Any], seed: int, scale: float) -> None:
     rows = logits(rows=8, vocabulary=SEGMENTED, seed=seed, scale=scale).bfloat16()
@@ -142,7 +142,7 @@ def anything(seed: int, vocabulary: int) -> Sequence:
     )
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(some.integers(0, 2**32), some.sampled_from((37, 1001, SEGMENTED)), some.sampled_from((torch.bfloat16, torch.float32)))
 def test_a_choice_is_bitwise_the_same_alone_and_among_any_batch_mates(seed: int, vocabulary: int, dtype: torch.dtype) -> None:
     rows = logits(rows=16, vocabulary=vocabulary, seed=seed).to(dtype)

@@ -335,7 +335,7 @@ class Memory:
 
 
 @given(Arrivals, st.integers(1, 5), st.integers(10, 64), st.integers(140, 400), st.sampled_from([0, 64, 300]), st.randoms())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_every_history_ends_within_the_limits_and_leaves_nothing(
     arrivals: list[dict[str, Any]], slots: int, tokens_per_step: int, kv_tokens: int, prefix_tokens: int, chance: random.Random
 ) -> None:

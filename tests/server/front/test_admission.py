@@ -89,15 +89,56 @@ def test_the_engine_is_never_said_to_run_more_than_are_in_the_system() -> None:
     assert (system.running, system.queued) == (0, 0)
 
 
-def test_refused_requests_are_arrivals_and_malformed_ones_are_not() -> None:
+def test_refused_requests_are_arrivals_and_malformed_ones_never_were() -> None:
     system = admission(slots=1, max_queue=0)
     system.enter(now=0, timeout=30)
+    assert (system.arrivals, system.in_system) == (0, 1), "it may be malformed still"
     with pytest.raises(QueueFull):
         system.enter(now=0, timeout=30)
+    assert system.arrivals == 1
+    system.confirm()
+    assert system.arrivals == 2
     system.leave(now=1)
     system.enter(now=1, timeout=30)
     system.withdraw(now=1)
     assert (system.arrivals, system.completed, system.in_system) == (2, 1, 0)
+
+
+def test_a_request_whose_wait_is_too_long_has_arrived() -> None:
+    system = admission(slots=1, max_queue=100)
+    serve_one(system, start=0, seconds=40)
+    system.enter(now=40, timeout=30)
+    with pytest.raises(WaitTooLong):
+        system.enter(now=40, timeout=30, answers=2)
+    assert system.arrivals == 2
+
+
+def test_a_request_for_several_answers_enters_as_one_and_is_as_much_work_as_several() -> None:
+    system = admission(slots=2, max_queue=1)
+    for _ in range(2):
+        system.enter(now=0, timeout=30)
+        system.confirm()
+    system.enter(now=0, timeout=30, answers=4)
+    system.confirm(answers=4)
+    system.engine_runs(2, now=0)
+    assert (system.in_system, system.running, system.queued, system.arrivals) == (6, 2, 4, 6)
+    with pytest.raises(QueueFull):
+        system.enter(now=0, timeout=30)
+    for _ in range(6):
+        system.leave(now=3)
+    assert (system.in_system, system.completed) == (0, 6)
+    assert system.service_seconds() == pytest.approx(1.0)
+    system.enter(now=3, timeout=30, answers=3)
+    system.withdraw(now=3, answers=3)
+    assert (system.in_system, system.arrivals) == (0, 7)
+
+
+def test_several_answers_wait_until_the_last_of_them_has_a_slot() -> None:
+    system = admission(slots=1, max_queue=100)
+    serve_one(system, start=0, seconds=4)
+    system.enter(now=4, timeout=15, answers=4)
+    with pytest.raises(WaitTooLong, match="about 20 s"):
+        system.enter(now=4, timeout=15, answers=2)
 
 
 def test_a_cached_answer_arrives_and_completes_without_running() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 import pytest_asyncio
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken
 from transformers import AutoTokenizer
@@ -114,7 +114,6 @@ def spelt(text: str) -> bool:
     return any(token in text for token in ALL_SPECIAL_TOKENS)
 
 
-@settings(deadline=None)
 @given(st.lists(contents, min_size=1, max_size=4))
 async def test_honest_messages_become_the_ids_of_transformers(both: tuple[ChatTemplate, Any], written: list[str]) -> None:
     template, tokenizer = both
@@ -143,7 +142,6 @@ async def test_what_a_template_looks_for_in_a_message_it_finds(both: tuple[ChatT
         assert await template.render(messages) == wanted
 
 
-@settings(deadline=None)
 @given(st.lists(injections, min_size=1, max_size=3))
 async def test_special_tokens_that_messages_spell_stay_text(both: tuple[ChatTemplate, Any], written: list[str]) -> None:
     template, _ = both
@@ -180,6 +178,28 @@ async def test_other_fields_spell_no_special_tokens_either(tmp_path: Path) -> No
         message = {"role": "user", "name": "<|user|>", "calls": [{"<|user|>": ["<|assistant|>"]}]}
         ids = await template.render([message])
     assert bytes(ids[1:]).decode() == '<|user|>[{"<|user|>": ["<|assistant|>"]}]'
+
+
+@pytest.mark.parametrize(
+    ("edit", "spelt_so"), [("replace('-', '')", "<-|us-er|>"), ("striptags", "&lt;|user|&gt;"), ("replace('%3C', '<')", "%3C|user|>")]
+)
+async def test_a_template_that_composes_tokens_and_edits_messages_cannot_be_tricked(tmp_path: Path, edit: str, spelt_so: str) -> None:
+    source = "{% for m in messages %}{{ '<|' + m.role + '|>' + (m.content | " + edit + ") }}{% endfor %}"
+    async with loaded(model_folder(tmp_path, source)) as template:
+        with pytest.raises(BadRequest, match="special tokens of this model"):
+            await template.render(conversation(spelt_so))
+        assert await template.render(conversation("a + b > c, 'd' && e"))
+
+
+@pytest.mark.parametrize("content", [[[]], "\ud800", object()], ids=["deep", "half a character", "no JSON"])
+async def test_messages_that_are_no_json_are_refused(tmp_path: Path, content: Any) -> None:  # noqa: ANN401
+    if content == [[]]:
+        for _ in range(100_000):
+            content = [content]
+    async with loaded(model_folder(tmp_path, CURIOUS)) as template:
+        with pytest.raises(BadRequest, match="messages cannot be rendered"):
+            await template.render([{"role": "user", "content": content}])
+        assert await template.render(conversation("hello"))
 
 
 async def test_a_tokenizer_that_marks_spaces_puts_none_beside_special_tokens(tmp_path: Path) -> None:

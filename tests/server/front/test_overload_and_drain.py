@@ -5,6 +5,7 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import psutil
@@ -12,6 +13,7 @@ import pytest
 
 import fake_model
 from running_server import RunningServer
+from server.front.wire import GREETING, Wire, message
 
 LONG = {"max_tokens": 30_000, "temperature": 0, "use_cache": False}
 """Takes far longer than any deadline here."""
@@ -141,3 +143,27 @@ def test_a_drain_finishes_running_and_waiting_requests_and_exits_with_0(narrow: 
         assert [answer.headers["connection"] for answer in answers] == ["close", "close"]
         assert ended.result() == 0
     assert not narrow.termination_log.exists()
+
+
+def test_a_body_that_comes_late_in_the_drain_is_waited_for(tmp_path: Path, tiny_model: Path) -> None:
+    with RunningServer(tmp_path, model=tiny_model) as server, ThreadPoolExecutor(1) as pool, Wire(server.wait_ready()) as wire:
+        wire.send(GREETING + b"content-length: 32\r\n\r\n")
+        assert server.requests().get("/health").status_code == 200, "what came before has been read"
+        ended = pool.submit(server.terminate)
+        server.wait_for(lambda: server.load()["draining"])
+        wire.send(b'{"prompt": "a", "max_tokens": 1}')
+        status, headers, _ = wire.answer()
+        assert (status, headers["connection"]) == (200, "close")
+        assert ended.result() == 0
+
+
+def test_a_body_that_does_not_come_until_the_drain_is_over_is_refused_in_our_shape(tmp_path: Path, tiny_model: Path) -> None:
+    settings = {"DRAIN_SECONDS": "1"}
+    with RunningServer(tmp_path, model=tiny_model, settings=settings) as server, Wire(server.wait_ready()) as wire:
+        wire.send(GREETING + b"content-length: 32\r\n\r\n{")
+        assert server.requests().get("/health").status_code == 200, "what came before has been read"
+        assert server.terminate() == 0
+        status, headers, body = wire.answer()
+        assert (status, headers["connection"], headers["retry-after"]) == (503, "close", "1")
+        assert "shut down before the request was complete" in message(body)
+        assert wire.is_closed_by_server()

@@ -10,7 +10,7 @@ NAMES = st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1,
 
 @given(
     st.fixed_dictionaries(
-        {"model_name": NAMES},
+        {"model_name": NAMES, "redis_url": st.sampled_from(["redis://redis", "rediss://user:p%40ss@10.0.0.1:6380/3"])},
         optional={
             "device": st.sampled_from(Device),
             "device_fallback": st.booleans(),

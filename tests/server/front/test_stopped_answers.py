@@ -10,9 +10,10 @@ import pytest_asyncio
 
 import fake_model
 from millrace_server.engine.handle import Dead, EngineHandle, Serving
+from millrace_server.engine.messages import Sampling
 from millrace_server.inference import Generation, Inference
 from millrace_server.lifecycle import Lifecycle
-from millrace_server.protocol import InferRequest
+from millrace_server.question import Call, Question
 from millrace_server.settings import ServerSettings
 from millrace_server.text import Text
 
@@ -39,10 +40,8 @@ async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Infe
 
 
 async def generate(inference: Inference, max_tokens: int, *stop: str, seconds: float = 60) -> Generation:
-    assert isinstance(inference.engine.state, Serving)
-    assert inference.text is not None
-    request = InferRequest(prompt="hello", max_tokens=max_tokens, temperature=0)
-    return await inference.generate(request, inference.engine.state.ready, inference.text, deadline=time.monotonic() + seconds, stop=stop)
+    question = Question(prompts=["hello"], max_tokens=max_tokens, default_max_tokens=None, sampling=Sampling(), stop=stop)
+    return await inference.generate(question, Call(request_id="test", arrived=time.monotonic(), timeout=seconds))
 
 
 async def until_idle(inference: Inference, *, seconds: float) -> None:

@@ -42,7 +42,7 @@ async def test_a_request_that_kills_the_engine_is_refused_so_that_nobody_tries_i
 
 
 async def test_a_silent_engine_is_not_waited_for_beyond_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("millrace_server.inference.ENGINE_GRACE_SECONDS", 0.05)
+    monkeypatch.setattr("millrace_server.answering.ENGINE_GRACE_SECONDS", 0.05)
     server, _ = inference(REQUEST_TIMEOUT="0.05")
     server.text = Text(fake_model.tokenizer())
     response = await post(server)

@@ -10,7 +10,8 @@ from tokenizers import AddedToken
 
 import fake_model
 from millrace_server.engine.failure import CannotServe
-from millrace_server.text import LONG_TEXT_CHARACTERS, UNFINISHED, Text
+from millrace_server.spelling import UNFINISHED
+from millrace_server.text import LONG_TEXT_CHARACTERS, Text
 from server.front.tokenizers_of_two_kinds import FIRST_BYTE, byte_fallback, byte_level
 
 TEXT = Text(byte_level())
@@ -96,6 +97,21 @@ async def test_the_space_behind_a_special_token_is_not_lost() -> None:
     world = (await FALLBACK.encode("hello world"))[len(await FALLBACK.encode("hello")) :]
     hello = (await FALLBACK.encode("hello"))[1:]
     assert "".join(answered(FALLBACK, [], [[*hello, *[2] * 9], world])) == "hello world"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_special_tokens_divide_no_character_however_they_are_pushed(kind: str) -> None:
+    special = 2 if kind == "byte fallback" else fake_model.EOS_TOKEN_ID
+    tokens = [token for byte in "a🎉b".encode() for token in (BYTE_TOKENS[kind] + byte, special, special)]
+    for size in (1, 2, 5, len(tokens)):
+        assert "".join(answered(KINDS[kind], [], pushes(tokens, [size] * len(tokens)))) == "a🎉b"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_prompt_of_nothing_but_broken_bytes_costs_no_more_than_its_length(kind: str) -> None:
+    special = 2 if kind == "byte fallback" else fake_model.EOS_TOKEN_ID
+    prompt = [BYTE_TOKENS[kind] + 0xFF] * 100_000 + [special] * 20  # looked at token by token, minutes
+    assert "".join(answered(KINDS[kind], prompt, [[SPACES[kind], BYTE_TOKENS[kind] + ord("a")]])) == " a"
 
 
 async def test_bytes_that_are_no_character_do_not_hold_the_text_back_for_ever() -> None:

@@ -1,0 +1,191 @@
+"""All answers to one question while the engine writes them: merged into one sequence of pieces, and counted until they end."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+
+from millrace_server.admission import Admission
+from millrace_server.answer import Answer, WrittenToken
+from millrace_server.engine.handle import EngineHandle
+from millrace_server.engine.messages import Output, Submit
+from millrace_server.engine.stream import EngineUnavailable, QuarantinedRequest, RequestStream
+from millrace_server.errors import DeadlinePassed, EngineError, EngineGone, RequestQuarantined
+from millrace_server.metrics import Metrics
+from millrace_server.question import Call
+
+ENGINE_GRACE_SECONDS = 2.0
+"""The engine itself ends a request at its deadline; when it hangs, the front does so this much later."""
+ENGINE_RETRY_SECONDS = 5
+"""What a client waits for an engine that loads or starts again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What is new of one answer."""
+
+    index: int
+    """Which answer: the copies of the first prompt, then those of the second, and so on."""
+    text: str
+    tokens: list[WrittenToken]
+    """Only when log probabilities were asked for."""
+    finish_reason: str | None
+    """stop or length with the answer's last piece."""
+
+
+@dataclass
+class Whole:
+    """One answer, put together."""
+
+    text: str = ""
+    tokens: list[WrittenToken] = field(default_factory=list)
+    finish_reason: str = ""
+
+    def add(self, piece: Piece) -> None:
+        self.text += piece.text
+        self.tokens += piece.tokens
+        self.finish_reason = piece.finish_reason or ""
+
+
+class Answering(AsyncIterator[Piece]):
+    """Pieces come as fast as they are taken: a slow reader gets longer ones. Every way to fail is a RequestError."""
+
+    def __init__(
+        self,
+        prompts: Sequence[list[int]],
+        requests: Sequence[Submit],
+        answers: Sequence[Answer],
+        *,
+        call: Call,
+        engine: EngineHandle,
+        admission: Admission,
+        metrics: Metrics,
+    ) -> None:
+        """One of `requests` and one of `answers` for each copy of each prompt."""
+        self.prompts = prompts
+        """Token ids."""
+        self._requests = requests
+        self._answers = answers
+        self._call = call
+        self._engine = engine
+        self._admission = admission
+        self._metrics = metrics
+        self._working = set(range(len(requests)))
+        """Answers that the engine writes."""
+        self._unfinished = set(self._working)
+        """Answers whose last piece is not out."""
+        self._arrived: dict[int, list[Output]] = {}
+        self._pieces: deque[Piece] = deque()
+        self._failure: EngineUnavailable | None = None
+        self._something = asyncio.Event()
+        self._followers: list[asyncio.Task[None]] = []
+
+    @property
+    def tokens(self) -> int:
+        """Of all answers so far."""
+        return sum(answer.tokens for answer in self._answers)
+
+    def start(self) -> None:
+        """Hand the requests to the engine."""
+        try:
+            for index, request in enumerate(self._requests):
+                self._followers.append(asyncio.create_task(self._follow(index, self._engine.submit(request))))
+        except EngineUnavailable as error:
+            raise EngineGone(str(error), retry_after=ENGINE_RETRY_SECONDS) from error
+        except QuarantinedRequest as error:
+            raise RequestQuarantined(str(error)) from error
+
+    def close(self) -> None:
+        """Nobody wants the rest: its slots are free at the engine's next step."""
+        for follower in self._followers:
+            follower.cancel()
+        for index in tuple(self._working):
+            self._cancel(index)
+
+    async def whole(self) -> list[Whole]:
+        """All answers, when they are complete."""
+        wholes = [Whole() for _ in self._requests]
+        async for piece in self:
+            wholes[piece.index].add(piece)
+        return wholes
+
+    async def __anext__(self) -> Piece:
+        while not self._pieces:
+            if not self._unfinished:
+                raise StopAsyncIteration
+            await self._wait()
+            arrived, self._arrived = self._arrived, {}
+            self._pieces.extend(self._piece(index, outputs) for index, outputs in arrived.items() if index in self._unfinished)
+        return self._pieces.popleft()
+
+    async def _follow(self, index: int, stream: RequestStream) -> None:
+        """Collect one answer's outputs, and count them, whether or not anybody takes the pieces."""
+        try:
+            async for output in stream:
+                self._metrics.generated(len(output.tokens))
+                if output.finish_reason:
+                    self._leave(index)
+                self._arrived.setdefault(index, []).append(output)
+                self._something.set()
+        except EngineUnavailable as error:
+            self._failure = error
+            self._something.set()
+
+    async def _wait(self) -> None:
+        """Until there are outputs."""
+        if not self._arrived and self._failure is None:
+            self._something.clear()
+            try:
+                async with asyncio.timeout(self._call.deadline + ENGINE_GRACE_SECONDS - time.monotonic()):
+                    await self._something.wait()
+            except TimeoutError:
+                raise self._late() from None
+        if not self._arrived and self._failure is not None:
+            raise EngineGone(str(self._failure), retry_after=ENGINE_RETRY_SECONDS) from self._failure
+
+    def _piece(self, index: int, outputs: list[Output]) -> Piece:
+        answer = self._answers[index]
+        finish_reason = None
+        for output in outputs:
+            answer.take(output.tokens, output.logprobs)
+            if answer.is_stopped:
+                break
+            finish_reason = self._checked(output)
+        if finish_reason:
+            answer.finish()
+        if answer.is_stopped:
+            finish_reason = "stop"
+            self._cancel(index)
+        if finish_reason:
+            self._unfinished.discard(index)
+            self._metrics.finished(finish_reason)
+            if not self._unfinished:
+                self._metrics.prompt_ran(sum(map(len, self.prompts)))
+        return Piece(index, *answer.news(is_over=finish_reason is not None), finish_reason)
+
+    def _checked(self, output: Output) -> str | None:
+        """The finish reason, when it is a good one."""
+        match output.finish_reason:
+            case "error":
+                raise EngineError(output.error or "the engine could not answer this request")
+            case "quarantined":
+                raise RequestQuarantined(output.error or "this request is refused for some minutes")
+            case "deadline":
+                raise self._late()
+        return output.finish_reason
+
+    def _late(self) -> DeadlinePassed:
+        wanted = sum(request.max_tokens for request in self._requests)
+        return DeadlinePassed(f"the answer was not complete within {self._call.timeout:g} s ({self.tokens} of at most {wanted} tokens)")
+
+    def _cancel(self, index: int) -> None:
+        if index in self._working:
+            self._engine.cancel(self._requests[index].request_id)
+            self._leave(index)
+
+    def _leave(self, index: int) -> None:
+        """The engine works on this answer no more."""
+        if index in self._working:
+            self._working.discard(index)
+            self._admission.leave(now=time.monotonic())

@@ -1,0 +1,119 @@
+"""What clients of OpenAI's API send. Every field may be null, which means unset; a field that is not listed here is refused."""
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from millrace_server.engine.loop import MOST_LISTED_TOKENS, MOST_LOGPROBS
+from millrace_server.protocol import LARGEST_INTEGER
+
+MAX_ANSWERS = 64
+"""Of one request, over all its prompts."""
+MOST_URGENT, LEAST_URGENT = -100, 100
+
+Count = Annotated[int, Meta(ge=1, le=LARGEST_INTEGER)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+TokenID = Annotated[int, Meta(ge=0, le=LARGEST_INTEGER)]
+
+
+class StreamOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    include_usage: bool | None = None
+    """One more event, with the usage, before the end."""
+    include_obfuscation: bool | None = None
+    """Padding against listeners who count bytes; there is none."""
+
+
+class SamplingRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What both ways to ask have in common."""
+
+    model: str
+    max_tokens: Count | None = None
+    min_tokens: Annotated[int, Meta(ge=0, le=LARGEST_INTEGER)] | None = None
+    n: Annotated[int, Meta(ge=1, le=MAX_ANSWERS)] | None = None
+    stop: str | list[str] | None = None
+    stop_token_ids: Annotated[list[TokenID], Meta(max_length=MOST_LISTED_TOKENS)] | None = None
+    ignore_eos: bool | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    """Unset: 1."""
+    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Meta(ge=-1, le=LARGEST_INTEGER)] | None = None
+    """0 and -1: all."""
+    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
+    repetition_penalty: Annotated[float, Meta(gt=0, le=2)] | None = None
+    logit_bias: Annotated[dict[int, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=MOST_LISTED_TOKENS)] | None = None
+    """Token id → what is added to its logit."""
+    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    priority: Annotated[int, Meta(ge=MOST_URGENT, le=LEAST_URGENT)] | None = None
+    """Lower goes first. Unset: 0."""
+
+    # Accepted and without effect: none of them could change an answer.
+    user: object = None
+    metadata: object = None
+    safety_identifier: object = None
+    prompt_cache_key: object = None
+    prompt_cache_retention: object = None
+    store: object = None
+    service_tier: object = None
+
+
+class CompletionRequest(SamplingRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """POST /v1/completions."""
+
+    prompt: str | list[str | TokenID | list[TokenID]]
+    """A text, token ids, or a list of either."""
+    echo: bool | None = None
+    """Whether the text begins with the prompt."""
+    logprobs: Annotated[int, Meta(ge=0, le=MOST_LOGPROBS)] | None = None
+    """How many of the likeliest tokens to report beside each token of the answer."""
+
+    suffix: object = None
+    best_of: object = None
+
+
+class TextPart(msgspec.Struct, frozen=True, kw_only=True):
+    type: str
+    text: str | None = None
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    role: str
+    content: str | list[TextPart] | None = None
+    name: str | None = None
+    tool_call_id: str | None = None
+
+    refusal: object = None
+    annotations: object = None
+    audio: object = None
+    function_call: object = None
+    tool_calls: object = None
+
+
+class ChatRequest(SamplingRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """POST /v1/chat/completions."""
+
+    messages: Annotated[list[Message], Meta(min_length=1)]
+    max_completion_tokens: Count | None = None
+    """The newer name of max_tokens. Unset: what the context leaves."""
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=MOST_LOGPROBS)] | None = None
+    chat_template_kwargs: dict[str, object] | None = None
+
+    parallel_tool_calls: object = None
+    """Without tools there are no calls, parallel or not."""
+
+    tools: object = None
+    tool_choice: object = None
+    functions: object = None
+    function_call: object = None
+    response_format: object = None
+    modalities: object = None
+    audio: object = None
+    prediction: object = None
+    reasoning_effort: object = None
+    verbosity: object = None
+    web_search_options: object = None

@@ -1,0 +1,110 @@
+"""POST /v1/completions, POST /v1/chat/completions, GET /v1/models: reads, asks `Inference`, and answers, whole or as events."""
+
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Protocol
+
+import msgspec
+from fastapi import FastAPI, Request
+from starlette.responses import Response
+
+from millrace_server.answering import Answering
+from millrace_server.connected import while_connected
+from millrace_server.engine.handle import Serving
+from millrace_server.inference import Inference
+from millrace_server.openai import questions
+from millrace_server.openai.events import EventStream
+from millrace_server.openai.replies import Model, ModelList
+from millrace_server.openai.requests import ChatRequest, CompletionRequest
+from millrace_server.openai.tellers import ChatTeller, CompletionTeller, Head
+from millrace_server.protocol import json_response, read
+from millrace_server.question import Call, Question
+from millrace_server.text import Text
+
+COMPLETIONS = "/v1/completions"
+CHAT_COMPLETIONS = "/v1/chat/completions"
+MODELS = "/v1/models"
+
+
+class Teller(Protocol):
+    async def whole(self, answering: Answering) -> msgspec.Struct: ...
+
+    def events(self, answering: Answering) -> AsyncGenerator[msgspec.Struct, None]: ...
+
+
+def add_routes(app: FastAPI, inference: Inference, *, call_of: Callable[[Request], Call]) -> None:
+    served = inference.settings.model_name
+    started = int(time.time())
+
+    @app.post(COMPLETIONS)
+    async def completions(request: Request) -> Response:
+        body = read(await request.body(), CompletionRequest)
+        call = call_of(request)
+        questions.known_model(body.model, served=served)
+        question, manner = questions.completion(body)
+        text = inference.require_model(call)[1]
+        head = _head("cmpl", inference, call)
+        teller = CompletionTeller(head=head, manner=manner, spelling=text.spelling, echoes=_echoes(question, text) if manner.echo else {})
+        return await _answer(request, inference, question, call, teller)
+
+    @app.post(CHAT_COMPLETIONS)
+    async def chat_completions(request: Request) -> Response:
+        body = read(await request.body(), ChatRequest)
+        call = call_of(request)
+        questions.known_model(body.model, served=served)
+        question, manner = questions.chat(body)
+        text = inference.require_model(call)[1]
+        teller = ChatTeller(head=_head("chatcmpl", inference, call), manner=manner, spelling=text.spelling)
+        return await _answer(request, inference, question, call, teller)
+
+    @app.get(MODELS)
+    async def models() -> Response:
+        return json_response(ModelList(data=[_model(inference, started)]))
+
+    @app.get(MODELS + "/{model:path}")
+    async def model(model: str) -> Response:
+        questions.known_model(model, served=served)
+        return json_response(_model(inference, started))
+
+
+async def _answer(request: Request, inference: Inference, question: Question, call: Call, teller: Teller) -> Response:
+    async def whole() -> msgspec.Struct:
+        async with inference.ask(question, call) as answering:
+            return await teller.whole(answering)
+
+    async def events() -> AsyncGenerator[msgspec.Struct, None]:
+        async with inference.ask(question, call) as answering, aclosing(teller.events(answering)) as told:
+            async for event in told:
+                yield event
+
+    if question.is_streamed:
+        return EventStream(events())
+    return json_response(await while_connected(request.receive, whole()))
+
+
+def _head(kind: str, inference: Inference, call: Call) -> Head:
+    return Head(
+        id=f"{kind}-{call.request_id}",
+        created=int(time.time()),
+        model=inference.settings.model_name,
+        system_fingerprint=inference.fingerprint(),
+    )
+
+
+def _echoes(question: Question, text: Text) -> dict[int, str]:
+    """The prompt's text in front of each of its answers."""
+    texts: list[str] = []
+    for prompt in question.prompts:
+        match prompt:
+            case str():
+                texts.append(prompt)
+            case list():
+                texts.append(text.decode(text.visible(prompt)))
+    return {index: texts[index // question.copies] for index in range(question.answers)}
+
+
+def _model(inference: Inference, started: int) -> Model:
+    state = inference.engine.state
+    max_model_len = state.ready.max_length if isinstance(state, Serving) else None
+    return Model(id=inference.settings.model_name, created=started, max_model_len=max_model_len)

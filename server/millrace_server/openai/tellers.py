@@ -1,0 +1,108 @@
+"""From the pieces of the answers to replies: whole, or as the events of a stream."""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass
+
+from msgspec import UnsetType
+
+from millrace_server.answer import WrittenToken
+from millrace_server.answering import Answering, Piece, Whole
+from millrace_server.openai.logprobs import chat_logprobs, completion_logprobs
+from millrace_server.openai.questions import Manner
+from millrace_server.openai.replies import (
+    AssistantMessage,
+    ChatChoice,
+    ChatChunk,
+    ChatCompletion,
+    ChatLogprobs,
+    ChunkChoice,
+    Completion,
+    CompletionChoice,
+    Delta,
+    Usage,
+)
+from millrace_server.spelling import Spelling
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """What is the same in a reply and in each event of its stream."""
+
+    id: str
+    created: int
+    model: str
+    system_fingerprint: str
+
+
+def usage(answering: Answering) -> Usage:
+    prompt, completion = sum(map(len, answering.prompts)), answering.tokens
+    return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
+
+
+def says_something(piece: Piece) -> bool:
+    """Not when all its text is held back, because a character or perhaps a stop string is not complete."""
+    return bool(piece.text or piece.tokens or piece.finish_reason)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatTeller:
+    head: Head
+    manner: Manner
+    spelling: Spelling
+
+    async def whole(self, answering: Answering) -> ChatCompletion:
+        choices = [self._choice(index, whole) for index, whole in enumerate(await answering.whole())]
+        return ChatCompletion(**vars(self.head), choices=choices, usage=usage(answering))
+
+    async def events(self, answering: Answering) -> AsyncGenerator[ChatChunk, None]:
+        introduced: set[int] = set()
+        async for piece in answering:
+            if not says_something(piece):
+                continue
+            if piece.index not in introduced:
+                introduced.add(piece.index)
+                yield self._chunk([ChunkChoice(index=piece.index, delta=Delta(role="assistant", content=""))], self.manner.no_usage)
+            yield self._chunk([self._news(piece)], self.manner.no_usage)
+        if self.manner.has_usage_event:
+            yield self._chunk([], usage(answering))
+
+    def _choice(self, index: int, whole: Whole) -> ChatChoice:
+        message = AssistantMessage(content=whole.text)
+        return ChatChoice(index=index, message=message, logprobs=self._logprobs(whole.tokens), finish_reason=whole.finish_reason)
+
+    def _news(self, piece: Piece) -> ChunkChoice:
+        delta = Delta(content=piece.text) if piece.text else Delta()
+        return ChunkChoice(index=piece.index, delta=delta, logprobs=self._logprobs(piece.tokens), finish_reason=piece.finish_reason)
+
+    def _chunk(self, choices: list[ChunkChoice], used: Usage | UnsetType | None) -> ChatChunk:
+        return ChatChunk(**vars(self.head), choices=choices, usage=used)
+
+    def _logprobs(self, tokens: Sequence[WrittenToken]) -> ChatLogprobs | None:
+        return None if self.manner.top_logprobs is None else chat_logprobs(tokens, self.spelling)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompletionTeller:
+    head: Head
+    manner: Manner
+    spelling: Spelling
+    echoes: Mapping[int, str]
+    """What goes in front of each answer's text."""
+
+    async def whole(self, answering: Answering) -> Completion:
+        pieces = [Piece(index, whole.text, whole.tokens, whole.finish_reason) for index, whole in enumerate(await answering.whole())]
+        choices = [self._choice(piece, self.echoes.get(piece.index, "")) for piece in pieces]
+        return Completion(**vars(self.head), choices=choices, usage=usage(answering))
+
+    async def events(self, answering: Answering) -> AsyncGenerator[Completion, None]:
+        echoes = dict(self.echoes)
+        async for piece in answering:
+            if says_something(piece):
+                choice = self._choice(piece, echoes.pop(piece.index, ""))
+                yield Completion(**vars(self.head), choices=[choice], usage=self.manner.no_usage)
+        if self.manner.has_usage_event:
+            yield Completion(**vars(self.head), choices=[], usage=usage(answering))
+
+    def _choice(self, piece: Piece, echo: str) -> CompletionChoice:
+        logprobs = None if self.manner.top_logprobs is None else completion_logprobs(piece.tokens, self.spelling)
+        return CompletionChoice(index=piece.index, text=echo + piece.text, logprobs=logprobs, finish_reason=piece.finish_reason)
