@@ -26,6 +26,14 @@ USER 10001:10001
 EXPOSE 8081
 ENTRYPOINT ["python", "-m", "millrace_operator"]
 
+FROM base AS native
+ARG SSL_CERT_FILE=
+ARG PIP_CERT=
+COPY requirements/native.txt /opt/requirements/
+RUN sh /opt/requirements/install /opt/requirements/native.txt
+COPY server/native /opt/native
+RUN sh /opt/native/build python /opt/native/built
+
 FROM base AS server-dependencies
 ARG SSL_CERT_FILE=
 ARG PIP_CERT=
@@ -36,6 +44,7 @@ ENV NVIDIA_DRIVER_CAPABILITIES=compute,utility
 
 FROM server-dependencies AS server
 COPY server/millrace_server /opt/millrace/app/millrace_server
+COPY --from=native /opt/native/built/ /opt/millrace/app/millrace_server/engine/
 RUN python -m compileall -q /opt/millrace/app
 USER 10001:10001
 EXPOSE 8000 9090

@@ -6,13 +6,15 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 RUN := PYTHONPATH=e2e $(PYTHON)
 UV = .venv/bin/uv
+ENGINE := server/millrace_server/engine
+NATIVE := $(ENGINE)/libnative.so
 
 .PHONY: help env lock generate lint fast e2e e2e-long test cluster images images-push demo run bench-engine clean distclean
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-env: .venv/.ready ## the Python environment in .venv, from the locked and hashed requirements
+env: .venv/.ready $(NATIVE) ## the Python environment in .venv, from the locked and hashed requirements, and the engine's native step
 
 .venv/bin/uv: requirements/uv.txt
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "python3 is older than 3.11: put a newer one on PATH"; exit 1; }
@@ -25,6 +27,9 @@ env: .venv/.ready ## the Python environment in .venv, from the locked and hashed
 	@$(UV) pip sync --quiet --python $(PYTHON) --require-hashes requirements/dev.txt requirements/uv.txt
 	@$(UV) pip install --quiet --python $(PYTHON) --no-deps --no-build-isolation --editable .
 	@touch $@
+
+$(NATIVE): .venv/.ready $(wildcard server/native/*)
+	@server/native/build $(PYTHON) $(ENGINE)
 
 lock: .venv/bin/uv ## write requirements/*.txt anew from pyproject.toml
 	@requirements/lock

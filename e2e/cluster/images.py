@@ -33,7 +33,14 @@ TARGETS = {
         "operator/millrace_operator",
         "server/millrace_server",
     ),
-    "server": ("requirements/install", "requirements/uv.txt", "requirements/server.txt", "server/millrace_server"),
+    "server": (
+        "requirements/install",
+        "requirements/uv.txt",
+        "requirements/server.txt",
+        "requirements/native.txt",
+        "server/millrace_server",
+        "server/native",
+    ),
 }
 # The operator takes these two files of the server and nothing else: an edit of the engine must not roll the operator.
 OPERATOR_TAKES_OF_SERVER = {"server/millrace_server/__init__.py", "server/millrace_server/settings.py"}
@@ -90,8 +97,8 @@ def _sources(target: str) -> Iterable[Path]:
         path = CHECKOUT / source
         for file in [path] if path.is_file() else sorted(path.rglob("*")):
             relative = str(file.relative_to(CHECKOUT))
-            if not file.is_file() or "__pycache__" in file.parts:
-                continue
+            if not file.is_file() or "__pycache__" in file.parts or file.suffix == ".so":
+                continue  # what the checkout has built for itself; the image builds its own
             if target == "operator" and relative.startswith("server/") and relative not in OPERATOR_TAKES_OF_SERVER:
                 continue
             yield file

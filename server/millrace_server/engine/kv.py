@@ -9,7 +9,7 @@ depend on the batch mates.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -38,10 +38,30 @@ class Rules:
     softcap: float | None = None
 
 
+class Span(NamedTuple):
+    """Consecutive tokens of one sequence, and in which row of a place their keys and values stand."""
+
+    tokens: int
+    start: int
+    row: int
+
+
+class Place(NamedTuple):
+    """Where a group's keys and values stand, of every layer, for whoever computes a whole step by himself."""
+
+    keys: Layers
+    values: Layers
+    capacity: int
+    spans: list[Span]
+
+
 class Group(Protocol):
     """Tokens of a step that attend together."""
 
     tokens: int
+
+    def place(self, shape: tuple[int, int], layers: int) -> Place:
+        """With room for the new tokens; `shape` is heads and size of a key."""
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, rules: Rules) -> Tensor:
         """Stores key and value [tokens, kv_heads, size]; returns the attention of query [tokens, heads, size]."""
@@ -143,11 +163,15 @@ class LaneGroup:
         self.tokens = len(chunks)
         self._lane = lane
         rows = [lane.owners.index(chunk.sequence) for chunk in chunks]
+        self._spans = [Span(1, chunk.start, row) for chunk, row in zip(chunks, rows, strict=True)]
         self._rows = torch.tensor(rows, device=device)
         self._all = rows == list(range(len(lane.owners)))
         self._positions = torch.tensor([chunk.start for chunk in chunks], device=device)
         self._targets: dict[int, Tensor] = {}
         self._biases: dict[tuple[int | None, int], Tensor] = {}
+
+    def place(self, shape: tuple[int, int], layers: int) -> Place:
+        return Place(self._lane.keys, self._lane.values, self._lane.capacity, self._spans)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, rules: Rules) -> Tensor:
         heads = key.shape[1]
@@ -185,6 +209,14 @@ class PromptGroup:
         self._row = row
         self._start, self._end = chunk.start, chunk.end
         self._biases: dict[int | None, Tensor] = {}
+
+    def place(self, shape: tuple[int, int], layers: int) -> Place:
+        heads, size = shape
+        for stored in (self._row.keys, self._row.values):
+            for layer in range(layers):
+                if layer not in stored:
+                    stored[layer] = torch.empty((heads, self._row.capacity, size), dtype=torch.bfloat16)  # as everything compiled
+        return Place(self._row.keys, self._row.values, self._row.capacity, [Span(self.tokens, self._start, 0)])
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, rules: Rules) -> Tensor:
         heads, groups = key.shape[1], query.shape[1] // key.shape[1]
@@ -270,6 +302,10 @@ class KVCache:
             parts.append(group.attend(layer, query[part], key[part], value[part], rules))
             start = part.stop
         return torch.cat(parts)
+
+    def places(self, shape: tuple[int, int], layers: int) -> list[Place]:
+        """Those of the step's tokens, in their order."""
+        return [group.place(shape, layers) for group in self._groups]
 
     def end(self, chunks: Iterable[Chunk]) -> None:
         """A step was computed: completed blocks are stored, and sequences whose prompt is complete join a lane."""

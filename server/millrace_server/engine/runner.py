@@ -5,6 +5,7 @@ the rest of the model as it is.
 """
 
 import inspect
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +14,12 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
-from millrace_server.engine import sampling
+from millrace_server.engine import native, native_proof, sampling
 from millrace_server.engine.failure import CannotServe, DeviceLost, StepOutOfMemory
 from millrace_server.engine.kv import LANE_SLACK, KVCache, Rules
 from millrace_server.engine.messages import Submit
+from millrace_server.engine.native_proof import Listener
+from millrace_server.engine.native_step import NativeStep, Unsuitable
 from millrace_server.engine.scheduler import Chunk
 from millrace_server.engine.sequence import INVALID_TOKEN, Choice, Sequence
 
@@ -24,6 +27,8 @@ ATTENTION = "slot"
 """Our attention's name in transformers' registry. Unknown to its mask registry, so that no mask is built: we have our own."""
 KV_SHARE = 0.8
 """Of the memory that is free once the weights are loaded, for keys and values; the rest is for a step's own tensors."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,9 +51,8 @@ class Runner:
         self._model = model
         self._kv = KVCache(facts.max_length, self._device)
         self._keeps_last = "logits_to_keep" in inspect.signature(model.forward).parameters
-        for module in model.modules():
-            if hasattr(module, "layer_idx"):
-                module.millrace_kv = self._kv
+        self._attach(self._kv)
+        self._step = self._compiled_step()
         self.bytes_per_token = self._measure()
         """Of keys and values."""
         self.kv_tokens = int(free_memory * KV_SHARE) // (self.bytes_per_token * LANE_SLACK)
@@ -113,7 +117,7 @@ class Runner:
     def _run(self, chunks: tuple[Chunk, ...]) -> list[Choice]:
         laid_out = self._kv.begin(chunks)
         sequences = [chunk.sequence for chunk in laid_out if chunk.samples]
-        logits = self._forward(*self._inputs(laid_out))
+        logits = self._logits(*self._inputs(laid_out))
         chosen = sampling.sample(logits, sequences, eos_token_ids=self.facts.eos_token_ids) if sequences else []
         choices = dict(zip(sequences, chosen, strict=True))
         self._kv.end(laid_out)
@@ -141,11 +145,39 @@ class Runner:
         except RuntimeError:
             raise DeviceLost(f"the GPU is lost to this process: {error}") from error
 
+    def _logits(self, inputs: Tensor, last: Tensor) -> Tensor:
+        """Of the tokens `last`, by the compiled library where it knows how."""
+        if self._step is None:
+            return self._forward(inputs, last)
+        ids, positions = inputs
+        return self._step.run(ids, positions, last, self._kv.places(self._step.kv_shape, self._step.layers))
+
     def _forward(self, inputs: Tensor, last: Tensor) -> Tensor:
         ids, positions = inputs[:, None]
         keep = {"logits_to_keep": last} if self._keeps_last else {}
         logits: Tensor = self._model(input_ids=ids, position_ids=positions, use_cache=False, **keep).logits[0]
         return logits if self._keeps_last else logits[last]
+
+    def _attach(self, attention: KVCache | Listener) -> None:
+        for module in self._model.modules():
+            if hasattr(module, "layer_idx"):
+                module.millrace_kv = attention
+
+    @torch.inference_mode()  # type: ignore[untyped-decorator]
+    def _compiled_step(self) -> NativeStep | None:
+        """What computes a step at once, when there is such a thing and it computes the same as the model."""
+        library = native.library()
+        if library is None or self._device.type != "cpu" or self._model.dtype is not torch.bfloat16:
+            return None
+        try:
+            return native_proof.proven(
+                self._model, self._kv, forward=self._forward, attach=self._attach, library=library, limit=self.facts.max_length
+            )
+        except Unsuitable as reason:
+            log.info("the model is computed layer by layer: %s", reason)
+            return None
+        finally:
+            self._kv.clear()
 
     def _measure(self) -> int:
         """KV bytes per token, from a first token that goes all the way."""

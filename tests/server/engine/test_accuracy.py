@@ -16,6 +16,7 @@ from cluster import cache
 from demo import tokenizer
 from demo.data import lessons
 from demo.model import sources_hash
+from millrace_server.engine import native
 from millrace_server.engine.messages import Sampling, Submit
 from millrace_server.engine.runner import Runner
 from millrace_server.engine.scheduler import Chunk
@@ -35,7 +36,7 @@ AS_GOOD_AS = 1.1
 @pytest.fixture(params=["random", "trained"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     if request.param == "random":
-        return fake_model.build(tmp_path, hidden_size=64, num_hidden_layers=4, initializer_range=0.1)
+        return fake_model.build(tmp_path, hidden_size=64, head_dim=32, num_hidden_layers=4, initializer_range=0.1)
     trained = cache.root() / f"demo-model-{sources_hash()}"
     if not trained.is_dir():
         pytest.skip("the demo model is not trained yet; `python -m demo.model` does it")
@@ -94,7 +95,12 @@ def error(found: list[Tensor], exact: list[Tensor]) -> float:
     return float(torch.cat([(one - other).abs().mean(-1) for one, other in zip(found, exact, strict=True)]).mean())
 
 
-def test_our_bfloat16_is_as_near_to_float32_as_transformers_is(folder: Path) -> None:
+@pytest.mark.parametrize("compiled", [True, False])
+def test_our_bfloat16_is_as_near_to_float32_as_transformers_is(folder: Path, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not compiled:
+        monkeypatch.setattr(native, "library", lambda: None)
+    elif native.library() is None:
+        pytest.skip("the compiled library does not serve this CPU")
     exact = theirs(folder, torch.float32)
     assert error(ours(load(folder), folder), exact) < 1e-4
     their_error = error(theirs(folder, torch.bfloat16), exact)

@@ -1,0 +1,175 @@
+"""A whole step by the compiled library, for models of Llama's kind: root mean square norms before attention and before a gated SiLU
+feed-forward, rotated queries and keys. Whether a model is of that kind is not looked up by its name but tried.
+"""
+
+import ctypes
+from ctypes import c_void_p
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from millrace_server.engine import native
+from millrace_server.engine.kv import Place, Rules
+from millrace_server.engine.native import Library
+from millrace_server.engine.packed import NativeLinear
+
+VECTOR = 16
+"""Floats of a register: the hidden and the intermediate size must be whole numbers of it, a head's size of two."""
+LARGEST_HEAD = 256
+QUERIES = 4
+"""That a thread computes at once."""
+PHASES_OF_LAYER, PHASES = 12, 4
+"""At most, of each layer and of a whole step besides."""
+
+
+class Unsuitable(Exception):
+    """The model is of another kind: why."""
+
+
+class Shape(NamedTuple):
+    """Numbers of a layer, in the order of native.Model."""
+
+    hidden: int
+    heads: int
+    kv_heads: int
+    size: int
+    intermediate: int
+
+
+class NativeStep:
+    """Computes what the model's forward computes, with sums and residuals in float32. Holds what the library points to."""
+
+    def __init__(self, model: Any, rules: dict[int, Rules], library: Library) -> None:  # noqa: ANN401 - transformers is untyped
+        """`rules` are those of every layer. Raises Unsuitable."""
+        self._library = library
+        self._tensors: list[Tensor] = []
+        try:
+            decoder, text = model.model, model.config.get_text_config()
+            self._embed, self._rotate = model.get_input_embeddings(), decoder.rotary_emb
+            if text.hidden_act not in ("silu", "swish"):
+                raise Unsuitable(f"activation {text.hidden_act}")
+            self._model = self._read(decoder, text, model.lm_head, rules)
+        except AttributeError as error:
+            raise Unsuitable(str(error)) from error
+        self._vocabulary: int = self._model.head.outputs
+
+    @property
+    def layers(self) -> int:
+        return int(self._model.layers)
+
+    @property
+    def kv_shape(self) -> tuple[int, int]:
+        """Key-value heads, and the size of one."""
+        return int(self._model.kv_heads), int(self._model.size)
+
+    def run(self, ids: Tensor, positions: Tensor, sampled: Tensor, places: list[Place]) -> Tensor:
+        """Token ids and positions [tokens], in the order of `places`, into which keys and values are written. Returns the logits of the
+        tokens `sampled`, [sampled, vocabulary].
+        """
+        shape = self._model
+        x = self._embed(ids).float()
+        cosines, sines = (part[0].contiguous() for part in self._rotate(x[None], positions[None]))
+        tokens, samples = len(ids), len(sampled)
+        segments, longest = _segments(places, row=shape.kv_heads * shape.size)
+        longest = -(-longest // VECTOR) * VECTOR
+        queries, keys, feed = shape.heads * shape.size, shape.kv_heads * shape.size, shape.intermediate
+        room = [torch.empty((tokens, width)) for width in (shape.hidden, queries, keys, keys, queries, feed, feed)]
+        scores = torch.empty((self._library.threads, QUERIES, longest))
+        narrow = torch.empty(tokens * max(shape.hidden, queries, feed) if self._library.pairing else 0, dtype=torch.bfloat16)
+        logits = torch.empty((samples, self._vocabulary))
+        phases = self._library.phases(self.layers * PHASES_OF_LAYER + PHASES)
+        together = torch.empty((tokens, 3), dtype=torch.int64)
+        self._library.step(
+            native.Step(
+                self._library.team,
+                ctypes.pointer(shape),
+                tokens,
+                len(segments),
+                len(places),
+                samples,
+                (native.Segment * len(segments))(*segments),
+                _addresses([place.keys for place in places], self.layers),
+                _addresses([place.values for place in places], self.layers),
+                sampled.data_ptr(),
+                *(tensor.data_ptr() for tensor in (x, cosines, sines, *room, scores, narrow, logits, phases, together)),
+                longest,
+            )
+        )
+        return logits
+
+    def _read(self, decoder: Any, text: Any, head: Any, rules: dict[int, Rules]) -> native.Model:  # noqa: ANN401
+        size, scaling = decoder.layers[0].self_attn.head_dim, rules[0].scaling
+        shape = Shape(text.hidden_size, text.num_attention_heads, text.num_key_value_heads, size, text.intermediate_size)
+        if shape.hidden % VECTOR or shape.intermediate % VECTOR or size % (2 * VECTOR) or size > LARGEST_HEAD:
+            raise Unsuitable(f"sizes {shape}")
+        if any(each.softcap is not None or each.scaling != scaling for each in rules.values()):
+            raise Unsuitable("soft caps, or a scaling that differs by layer")
+        if self._embed.weight.shape[1] != shape.hidden or _turned(self._rotate, shape.hidden) != size:
+            raise Unsuitable("embeddings or rotations of another size")
+        layers = [self._layer(layer, rules[index], shape) for index, layer in enumerate(decoder.layers)]
+        return native.Model(
+            len(layers),
+            *shape,
+            decoder.norm.variance_epsilon,
+            scaling,
+            self._kept(decoder.norm.weight, shape.hidden),
+            _weight(head, text.vocab_size, shape.hidden),
+            (native.Layer * len(layers))(*layers),
+        )
+
+    def _layer(self, layer: Any, rules: Rules, shape: Shape) -> native.Layer:  # noqa: ANN401
+        attention, feed = layer.self_attn, layer.mlp
+        queries, keys = shape.heads * shape.size, shape.kv_heads * shape.size
+        norms = (getattr(attention, name, None) for name in ("q_norm", "k_norm"))
+        query_norm, key_norm = (None if norm is None else self._kept(norm.weight, shape.size) for norm in norms)
+        return native.Layer(
+            self._kept(layer.input_layernorm.weight, shape.hidden),
+            _weight(attention.q_proj, queries, shape.hidden),
+            _weight(attention.k_proj, keys, shape.hidden),
+            _weight(attention.v_proj, keys, shape.hidden),
+            _weight(attention.o_proj, shape.hidden, queries),
+            query_norm,
+            key_norm,
+            self._kept(layer.post_attention_layernorm.weight, shape.hidden),
+            _weight(feed.gate_proj, shape.intermediate, shape.hidden),
+            _weight(feed.up_proj, shape.intermediate, shape.hidden),
+            _weight(feed.down_proj, shape.hidden, shape.intermediate),
+            rules.window or 0,
+        )
+
+    def _kept(self, weight: Tensor, size: int) -> int:
+        if weight.shape != (size,):
+            raise Unsuitable(f"a norm over {tuple(weight.shape)}")
+        self._tensors.append(weight.detach().float().contiguous())
+        return int(self._tensors[-1].data_ptr())
+
+
+def _weight(linear: object, outputs: int, inputs: int) -> native.WeightAddress:
+    if not isinstance(linear, NativeLinear) or (linear.weight.outputs, linear.weight.inputs) != (outputs, inputs):
+        raise Unsuitable(f"{linear} where a product of {inputs} to {outputs} was expected")
+    return linear.weight.address
+
+
+def _turned(rotate: Any, hidden: int) -> int:  # noqa: ANN401
+    """How much of a head the rotation turns."""
+    cosines, _ = rotate(torch.zeros((1, 1, hidden)), torch.zeros((1, 1), dtype=torch.long))
+    return int(cosines.shape[-1])
+
+
+def _segments(places: list[Place], *, row: int) -> tuple[list[native.Segment], int]:
+    """And the longest context among them. `row` is the keys of one token, over all heads."""
+    segments: list[native.Segment] = []
+    first = longest = 0
+    for index, place in enumerate(places):
+        for span in place.spans:
+            offset = span.row * place.capacity * row
+            segments.append(native.Segment(first, span.tokens, span.start, index, offset, place.capacity))
+            first += span.tokens
+            longest = max(longest, span.start + span.tokens)
+    return segments, longest
+
+
+def _addresses(places: list[dict[int, Tensor]], layers: int) -> Any:  # noqa: ANN401 - an array of pointers
+    found = [place[layer].data_ptr() for layer in range(layers) for place in places]
+    return (c_void_p * len(found))(*found)

@@ -1,0 +1,349 @@
+// Two things that torch does slowly on a CPU: products of a few rows with a bfloat16 weight, and a whole step of a Llama-like model
+// in one parallel region. Called by engine/native.py through ctypes; its structures mirror those of this file. The threads are those
+// of torch's own OpenMP library, so that no two pools fight for the cores.
+//
+// Nothing here allocates, fails or keeps anything: sizes and pointers are the caller's promise.
+#include <math.h>
+#include <sched.h>
+
+#include "attention.h"
+#include "product.h"
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+typedef void (*Region)(void *);
+
+// One cache line, zero at first.
+struct alignas(64) Phase {
+  int64_t taken, done;
+};
+
+struct Team {
+  void (*parallel)(Region, void *, unsigned threads, unsigned flags);  // GOMP_parallel
+  int64_t threads;
+  int64_t pairing;  // whether the CPU multiplies pairs of bfloat16 faster than floats
+};
+
+// A thread that goes through the phases of a call. A phase ends when its pieces are done, not when all threads have come: one that the
+// system has put aside holds up nobody, unless it has a piece in hand, and finds what is left when it comes back.
+struct Worker {
+  const Team &team;
+  Phase *phase;  // the next one
+
+  template <class Work> void share(int64_t pieces, const Work &work) {
+    Phase &now = *phase++;
+    for (;;) {
+      const int64_t piece = __atomic_fetch_add(&now.taken, 1, __ATOMIC_RELAXED);
+      if (piece >= pieces) break;
+      work(piece);
+      __atomic_fetch_add(&now.done, 1, __ATOMIC_RELEASE);
+    }
+    for (int turns = 0; __atomic_load_n(&now.done, __ATOMIC_ACQUIRE) < pieces; turns++)
+      turns < 2000 ? _mm_pause() : (void)sched_yield();
+  }
+
+  // `size` numbers in pieces of 4096: work(begin, end), both multiples of 16 if `size` is one.
+  template <class Work> void share_range(int64_t size, const Work &work) {
+    share((size + 4095) / 4096, [&](int64_t i) { work(i * 4096, size < (i + 1) * 4096 ? size : (i + 1) * 4096); });
+  }
+
+  // Several products of the same rows. work(which, panel, panels).
+  template <class Kernel, class Work> void share_products(int64_t rows, const Weight *const *weights, int count, const Work &work) {
+    int64_t size[4], first[5] = {0};
+    for (int w = 0; w < count; w++) {
+      const int64_t panels = panels_of(weights[w]->outputs);
+      size[w] = piece<Kernel>(rows, panels, team.threads);
+      first[w + 1] = first[w] + (panels + size[w] - 1) / size[w];
+    }
+    share(first[count], [&](int64_t i) {
+      int w = 0;
+      while (i >= first[w + 1]) w++;
+      const int64_t panel = (i - first[w]) * size[w], left = panels_of(weights[w]->outputs) - panel;
+      work(w, panel, left < size[w] ? left : size[w]);
+    });
+  }
+};
+
+EXPORT void millrace_pack(const bf16 *weight, int64_t outputs, int64_t inputs, bf16 *packed) {
+  for (int64_t panel = 0; panel < panels_of(outputs); panel++)
+    for (int64_t k = 0; k < inputs; k += 2)
+      for (int64_t column = 0; column < 16; column++, packed += 2) {
+        const int64_t output = panel * 16 + column;
+        packed[0] = output < outputs ? weight[output * inputs + k] : 0;
+        packed[1] = output < outputs ? weight[output * inputs + k + 1] : 0;
+      }
+}
+
+struct Linear {
+  const Team *team;
+  const Weight *weight;
+  const bf16 *x;  // [rows, inputs]
+  int64_t rows;
+  bf16 *out;     // [rows, outputs]
+  float *wide;   // room for x as floats, for `Widening`
+  Phase *phases;  // 2
+};
+
+template <class Kernel> static void linear(const Linear &call, Worker &worker, const typename Kernel::Input *x) {
+  const Target target = {STORE_BF16, call.out, call.weight->outputs};
+  worker.share_products<Kernel>(call.rows, &call.weight, 1, [&](int, int64_t panel, int64_t panels) {
+    multiply<Kernel>(x, call.rows, *call.weight, panel, panels, target);
+  });
+}
+
+static void linear_part(void *argument) {
+  const Linear &call = *(const Linear *)argument;
+  Worker worker = {*call.team, call.phases};
+  if (call.team->pairing) return linear<Pairing>(call, worker, call.x);
+  worker.share_range(call.rows * call.weight->inputs, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i += 16) _mm512_storeu_ps(call.wide + i, widened(call.x + i));
+  });
+  linear<Widening>(call, worker, call.wide);
+}
+
+EXPORT void millrace_linear(const Linear *call) { call->team->parallel(linear_part, (void *)call, (unsigned)call->team->threads, 0); }
+
+struct Layer {
+  const float *attention_norm;  // [hidden]
+  Weight query, key, value, output;
+  const float *query_norm, *key_norm;  // [size], or null
+  const float *feed_norm;              // [hidden]
+  Weight gate, up, down;
+  int64_t window;  // of keys that a query sees, its own among them; 0: all
+};
+
+struct Model {
+  int64_t layers, hidden, heads, kv_heads, size, intermediate;  // `size` is that of a head
+  float epsilon, scaling;
+  const float *final_norm;
+  Weight head;
+  const Layer *layer;
+};
+
+// Consecutive tokens of one sequence. Its keys are [kv_heads, capacity, size] at keys[layer * places + place] + offset, its values alike.
+struct Segment {
+  int64_t first, tokens;  // in the step
+  int64_t start;          // position of the first one
+  int64_t place, offset, capacity;
+};
+
+// Tokens of a segment that attend together.
+struct Together {
+  int64_t segment, first, tokens;  // `first` counts from the segment's first
+};
+
+struct Step {
+  const Team *team;
+  const Model *model;
+  int64_t tokens, segments, places, samples;
+  const Segment *segment;
+  bf16 *const *keys, *const *values;  // [layers, places]
+  const int64_t *sampled;             // [samples]: the tokens whose logits are wanted
+  float *x;                           // [tokens, hidden]: embeddings at first
+  const float *cosines, *sines;       // [tokens, size]
+  float *normal;                      // [tokens, hidden]
+  float *query, *key, *value;         // [tokens, heads * size], [tokens, kv_heads * size] twice
+  float *attended;                    // [tokens, heads * size]
+  float *gate, *up;                   // [tokens, intermediate]
+  float *scores;                      // [threads, 4, longest]
+  bf16 *narrow;                       // [tokens, the widest input of any product], for `Pairing`
+  float *logits;                      // [samples, vocabulary]
+  Phase *phases;                      // layers * 12 + 4
+  Together *together;                 // [tokens]
+  int64_t longest;                    // context, rounded up to 16
+  int64_t pieces, workers;            // zero at first
+};
+
+static void normalize(const float *x, const float *weight, int64_t size, float epsilon, float *out) {
+  __m512 squares = _mm512_setzero_ps();
+  for (int64_t d = 0; d < size; d += 16) squares = _mm512_fmadd_ps(_mm512_loadu_ps(x + d), _mm512_loadu_ps(x + d), squares);
+  const __m512 scale = _mm512_set1_ps(1.f / sqrtf(_mm512_reduce_add_ps(squares) / (float)size + epsilon));
+  for (int64_t d = 0; d < size; d += 16)
+    _mm512_storeu_ps(out + d, _mm512_mul_ps(_mm512_mul_ps(_mm512_loadu_ps(x + d), scale), _mm512_loadu_ps(weight + d)));
+}
+
+// The rotation of transformers' rotate_half: dimension d meets d + size / 2.
+static void rotate(float *head, const float *cosine, const float *sine, int64_t size) {
+  const int64_t half = size / 2;
+  for (int64_t d = 0; d < half; d += 16) {
+    const __m512 a = _mm512_loadu_ps(head + d), b = _mm512_loadu_ps(head + half + d);
+    _mm512_storeu_ps(head + d, _mm512_fnmadd_ps(b, _mm512_loadu_ps(sine + d), _mm512_mul_ps(a, _mm512_loadu_ps(cosine + d))));
+    _mm512_storeu_ps(head + half + d,
+                     _mm512_fmadd_ps(a, _mm512_loadu_ps(sine + half + d), _mm512_mul_ps(b, _mm512_loadu_ps(cosine + half + d))));
+  }
+}
+
+static void store(const float *head, int64_t size, bf16 *out) {
+  for (int64_t d = 0; d < size; d += 16) _mm256_storeu_si256((__m256i *)(out + d), narrowed(_mm512_loadu_ps(head + d)));
+}
+
+// Scaled, the even dimensions first, then the odd ones: in this order the pairs of bfloat16 in a key meet them.
+static void unweave(float *head, int64_t size, float scaling) {
+  float odd[256];
+  const __m512 scale = _mm512_set1_ps(scaling);
+  for (int64_t d = 0; d < size; d += 32) {
+    const __m512 low = _mm512_mul_ps(_mm512_loadu_ps(head + d), scale), high = _mm512_mul_ps(_mm512_loadu_ps(head + d + 16), scale);
+    _mm512_storeu_ps(odd + d / 2, odds(low, high));
+    _mm512_storeu_ps(head + d / 2, evens(low, high));
+  }
+  memcpy(head + size / 2, odd, (size_t)size * 2);
+}
+
+// One thread's part of a step.
+template <class Kernel> struct Walk : Worker {
+  const Step &step;
+  const Model &model;
+  float *scores;
+
+  void norm(const float *weight) {
+    share((step.tokens + 3) / 4, [&](int64_t i) {
+      for (int64_t t = 4 * i; t < 4 * i + 4 && t < step.tokens; t++)
+        normalize(step.x + t * model.hidden, weight, model.hidden, model.epsilon, step.normal + t * model.hidden);
+    });
+  }
+
+  // The rows as the kernel wants them.
+  const typename Kernel::Input *prepared(const float *x, int64_t rows, int64_t inputs) {
+    if constexpr (sizeof(typename Kernel::Input) == sizeof(float)) {
+      return x;
+    } else {
+      share_range(rows * inputs, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; i += 16) _mm256_storeu_si256((__m256i *)(step.narrow + i), narrowed(_mm512_loadu_ps(x + i)));
+      });
+      return step.narrow;
+    }
+  }
+
+  void times(const float *x, int64_t rows, const Weight &weight, Effect effect, float *out) {
+    const auto *input = prepared(x, rows, weight.inputs);
+    const Weight *weights[] = {&weight};
+    this->template share_products<Kernel>(rows, weights, 1, [&](int, int64_t panel, int64_t panels) {
+      multiply<Kernel>(input, rows, weight, panel, panels, {effect, out, weight.outputs});
+    });
+  }
+
+  void project(const Layer &layer) {
+    const auto *input = prepared(step.normal, step.tokens, model.hidden);
+    const Weight *weights[] = {&layer.query, &layer.key, &layer.value};
+    float *out[] = {step.query, step.key, step.value};
+    this->template share_products<Kernel>(step.tokens, weights, 3, [&](int w, int64_t panel, int64_t panels) {
+      multiply<Kernel>(input, step.tokens, *weights[w], panel, panels, {STORE, out[w], weights[w]->outputs});
+    });
+  }
+
+  // Turns queries and keys by their positions; keys and values go to the cache.
+  void place(const Layer &layer, int64_t index) {
+    share(step.pieces, [&](int64_t i) {
+      const Together &group = step.together[i];
+      const Segment &segment = step.segment[group.segment];
+      for (int64_t t = group.first; t < group.first + group.tokens; t++)
+        place(layer, segment, cache(step.keys, index, segment), cache(step.values, index, segment), t);
+    });
+  }
+
+  bf16 *cache(bf16 *const *places, int64_t index, const Segment &segment) const {
+    return places[index * step.places + segment.place] + segment.offset;
+  }
+
+  void place(const Layer &layer, const Segment &segment, bf16 *keys, bf16 *values, int64_t t) const {
+    const int64_t size = model.size, token = segment.first + t, position = segment.start + t;
+    const float *cosine = step.cosines + token * size, *sine = step.sines + token * size;
+    for (int64_t h = 0; h < model.heads; h++) {
+      float *query = step.query + (token * model.heads + h) * size;
+      if (layer.query_norm) normalize(query, layer.query_norm, size, model.epsilon, query);
+      rotate(query, cosine, sine, size);
+      unweave(query, size, model.scaling);
+    }
+    for (int64_t h = 0; h < model.kv_heads; h++) {
+      float *key = step.key + (token * model.kv_heads + h) * size;
+      if (layer.key_norm) normalize(key, layer.key_norm, size, model.epsilon, key);
+      rotate(key, cosine, sine, size);
+      store(key, size, keys + (h * segment.capacity + position) * size);
+      store(step.value + (token * model.kv_heads + h) * size, size, values + (h * segment.capacity + position) * size);
+    }
+  }
+
+  void attention(const Layer &layer, int64_t index) {
+    share(step.pieces * model.kv_heads, [&](int64_t i) {
+      const Together &group = step.together[i / model.kv_heads];
+      const Segment &segment = step.segment[group.segment];
+      const int64_t head = i % model.kv_heads, skipped = head * segment.capacity * model.size;
+      attention(layer, segment, group, head, cache(step.keys, index, segment) + skipped, cache(step.values, index, segment) + skipped);
+    });
+  }
+
+  void attention(const Layer &layer, const Segment &segment, const Together &group, int64_t head, const bf16 *keys, const bf16 *values) const {
+    const int64_t sharing = model.heads / model.kv_heads, all = group.tokens * sharing;
+    for (int64_t q = 0; q < all; q += MOST_QUERIES) {
+      Query queries[MOST_QUERIES];
+      const int64_t count = all - q < MOST_QUERIES ? all - q : MOST_QUERIES;
+      for (int64_t i = 0; i < count; i++) {
+        const int64_t t = group.first + (q + i) / sharing, end = segment.start + t + 1;
+        const int64_t row = ((segment.first + t) * model.heads + head * sharing + (q + i) % sharing) * model.size;
+        queries[i] = {step.query + row, step.attended + row, layer.window && end > layer.window ? end - layer.window : 0, end};
+      }
+      switch (count) {
+        case 1: attend<1>(queries, keys, values, model.size, scores, step.longest); break;
+        case 2: attend<2>(queries, keys, values, model.size, scores, step.longest); break;
+        case 3: attend<3>(queries, keys, values, model.size, scores, step.longest); break;
+        default: attend<4>(queries, keys, values, model.size, scores, step.longest);
+      }
+    }
+  }
+
+  void feed(const Layer &layer) {
+    const auto *input = prepared(step.normal, step.tokens, model.hidden);
+    const Weight *weights[] = {&layer.gate};
+    const int64_t width = model.intermediate;
+    // The same columns of both, and at once what becomes of them.
+    this->template share_products<Kernel>(step.tokens, weights, 1, [&](int, int64_t panel, int64_t panels) {
+      multiply<Kernel>(input, step.tokens, layer.gate, panel, panels, {STORE, step.gate, width});
+      multiply<Kernel>(input, step.tokens, layer.up, panel, panels, {STORE, step.up, width});
+      for (int64_t t = 0; t < step.tokens; t++)
+        for (int64_t d = panel * 16; d < (panel + panels) * 16; d += 16) {
+          float *gate = step.gate + t * width + d;
+          _mm512_storeu_ps(gate, _mm512_mul_ps(silu(_mm512_loadu_ps(gate)), _mm512_loadu_ps(step.up + t * width + d)));
+        }
+    });
+    times(step.gate, step.tokens, layer.down, ADD, step.x);
+  }
+
+  void run() {
+    for (int64_t index = 0; index < model.layers; index++) {
+      const Layer &layer = model.layer[index];
+      norm(layer.attention_norm);
+      project(layer);
+      place(layer, index);
+      attention(layer, index);
+      times(step.attended, step.tokens, layer.output, ADD, step.x);
+      norm(layer.feed_norm);
+      feed(layer);
+    }
+    share(step.samples, [&](int64_t i) {
+      normalize(step.x + step.sampled[i] * model.hidden, model.final_norm, model.hidden, model.epsilon, step.normal + i * model.hidden);
+    });
+    if (step.samples) times(step.normal, step.samples, model.head, STORE, step.logits);
+  }
+};
+
+template <class Kernel> static void walk(Step &step) {
+  const int64_t number = __atomic_fetch_add(&step.workers, 1, __ATOMIC_RELAXED);
+  Walk<Kernel> walk = {{*step.team, step.phases}, step, *step.model, step.scores + number * MOST_QUERIES * step.longest};
+  walk.run();
+}
+
+static void step_part(void *argument) {
+  Step &step = *(Step *)argument;
+  step.team->pairing ? walk<Pairing>(step) : walk<Widening>(step);
+}
+
+EXPORT void millrace_step(Step *step) {
+  const int64_t sharing = step->model->heads / step->model->kv_heads;
+  for (int64_t s = 0; s < step->segments; s++) {
+    const int64_t tokens = step->segment[s].tokens;
+    // A prompt's neighbouring tokens see nearly the same keys; together they make full use of each.
+    const int64_t group = sharing < MOST_QUERIES ? MOST_QUERIES : 1;
+    for (int64_t t = 0; t < tokens; t += group) step->together[step->pieces++] = {s, t, tokens - t < group ? tokens - t : group};
+  }
+  step->team->parallel(step_part, step, (unsigned)step->team->threads, 0);
+}
