@@ -98,7 +98,7 @@ def walk(runner: Runner, sequences: list[Sequence], *, size: int, tokens: int = 
 
 def error(found: list[list[Tensor]], sequences: list[Sequence], model: Any) -> float:  # noqa: ANN401
     """Against a model of transformers, relative, in the mean over all positions."""
-    errors = []
+    errors: list[float] = []
     for rows, each in zip(found, sequences, strict=True):
         expected = model(input_ids=torch.tensor([each.tokens[:-1]])).logits[0, -len(rows) :].float()
         errors += [((row - right).norm() / right.norm()).item() for row, right in zip(rows, expected, strict=True)]
