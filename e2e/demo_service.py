@@ -15,6 +15,8 @@ READY_SECONDS = 180
 PROXY_SECONDS = 30
 """kube-proxy programs a node's rules within a second of an endpoint's readiness, later on a busy machine."""
 CONNECT_SECONDS = 2
+QUIET_SECONDS = 60
+"""The operator tells of a smaller load once in 30 s."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,15 @@ class Service:
             seconds=seconds,
             tell=lambda: f"the last of {len(refusals)} refusals: {refusals[-1]}\n{self.describe()}",
         )
+
+    def wait_idle(self) -> None:
+        """Until the status tells that nobody asks, and so has nothing left to tell of earlier traffic. Raises Late."""
+
+        def nobody_asks() -> bool:
+            told: object = self.manifest()["status"].get("autoscaling", {}).get("load")
+            return told == 0
+
+        wait_for(f"the status of {self.namespace}/{self.name} tells that nobody asks", nobody_asks, seconds=QUIET_SECONDS, tell=self.describe)
 
     def describe(self) -> str:
         """The state of the service, its pods and the operator, as far as there is any."""

@@ -29,6 +29,7 @@ def writes(kube: Kube) -> Counter[str]:
 
 def test_an_idle_operator_writes_nothing_but_its_lease(kube: Kube, chat: Service, *, long: bool) -> None:
     wait_for("what earlier tests deleted is gone", lambda: not _terminating(kube), seconds=120, tell=lambda: _terminating(kube))
+    chat.wait_idle()
     time.sleep(10)  # the Deployment controller's and the kubelet's last words on the new pod
     before = writes(kube)
     assert before["deployments"] > 0, "the counter must see what is written"

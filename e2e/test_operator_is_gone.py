@@ -35,6 +35,7 @@ def test_no_request_fails_while_the_operator_is_gone_for_a_minute(kube: Kube, in
 
 @pytest.mark.parametrize("how", ["--wait", "--grace-period=0"])
 def test_a_restarted_operator_leaves_every_pod_in_place(how: str, kube: Kube, installation: Installation, chat: Service) -> None:
+    chat.wait_idle()
     before, version = uids(kube, chat), chat.manifest()["metadata"]["resourceVersion"]
     [operator] = operator_pods(kube)
     force = ["--force"] if how == "--grace-period=0" else []
