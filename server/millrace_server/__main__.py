@@ -12,6 +12,7 @@ from pathlib import Path
 
 from millrace_server import termination
 from millrace_server.engine.messages import Failed
+from millrace_server.keys.ring import KeyRing
 from millrace_server.settings import InvalidSettings, ServerSettings
 
 EXIT_INVALID_SETTINGS = 2
@@ -24,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     environment.update(read_flags(sys.argv[1:] if arguments is None else arguments))
     try:
         settings = ServerSettings.from_environment(environment)
+        keys = KeyRing(Path(settings.api_keys_file)) if settings.api_keys_file else None
     except InvalidSettings as error:
         sys.stderr.write(f"{error}\n")
         log = environment.get("TERMINATION_LOG") or None
@@ -38,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from millrace_server.lifecycle import Lifecycle
 
     async def run() -> int:
-        code = await Lifecycle(settings, environment).run()
+        code = await Lifecycle(settings, environment, keys=keys).run()
         sys.stderr.flush()
         # All is said and done. An ordinary exit would wait for the thread that may still be reading a tokenizer.
         os._exit(code)

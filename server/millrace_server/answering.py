@@ -123,7 +123,7 @@ class Answering(AsyncIterator[Piece]):
         """Collect one answer's outputs, and count them, whether or not anybody takes the pieces."""
         try:
             async for output in stream:
-                self._metrics.generated(len(output.tokens))
+                self._metrics.generated(len(output.tokens), tenant=self._call.tenant)
                 if output.finish_reason:
                     self._leave(index)
                 self._arrived.setdefault(index, []).append(output)
@@ -161,7 +161,7 @@ class Answering(AsyncIterator[Piece]):
             self._unfinished.discard(index)
             self._metrics.finished(finish_reason)
             if not self._unfinished:
-                self._metrics.prompt_ran(sum(map(len, self.prompts)))
+                self._metrics.prompt_ran(sum(map(len, self.prompts)), tenant=self._call.tenant)
         return Piece(index, *answer.news(is_over=finish_reason is not None), finish_reason)
 
     def _checked(self, output: Output) -> str | None:

@@ -1,11 +1,13 @@
-"""Logs as one JSON object per line on stderr. No prompt or answer is ever logged; JSON escapes whatever a client made up."""
+"""Logs as one JSON object per line on stderr, in printable ASCII: whatever a client made up, a line ends and reads as we wrote it.
 
+No prompt, no answer and no key is ever logged.
+"""
+
+import json
 import logging
 import sys
 import time
 from typing import TextIO
-
-import msgspec
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "color_message"}
 MAX_VALUE_CHARACTERS = 2000
@@ -26,7 +28,8 @@ class JSONFormatter(logging.Formatter):
                 line[name] = value[:MAX_VALUE_CHARACTERS] if isinstance(value, str) else value
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(line, enc_hook=str).decode()
+        # Control characters, and those that turn a terminal's writing around, become \\uXXXX; the one below is ASCII to json.
+        return json.dumps(line, default=str).replace("\x7f", "\\u007f")
 
 
 def configure(*, stream: TextIO | None = None, level: int = logging.INFO) -> None:

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.exposition import choose_encoder
 
 from millrace_server.errors import Refused
+from millrace_server.keys import Usage
 from millrace_server.protocol import (
     HealthMetrics,
     Latency,
@@ -38,6 +39,7 @@ class Metrics:
 
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
+        self.usage = Usage(self.registry)
         self._requests = Counter("llm_requests", "Requests answered.", ["endpoint", "status"], registry=self.registry)
         self._seconds = Histogram(
             "llm_request_latency_seconds",
@@ -85,10 +87,12 @@ class Metrics:
         else:
             self._errors += 1
 
-    def prompt_ran(self, tokens: int) -> None:
+    def prompt_ran(self, tokens: int, *, tenant: str) -> None:
+        self.usage.prompt_ran(tenant, tokens)
         self._vllm_prompt.inc(tokens)
 
-    def generated(self, tokens: int) -> None:
+    def generated(self, tokens: int, *, tenant: str) -> None:
+        self.usage.generated(tenant, tokens)
         self._tokens += tokens
         self._generated.inc(tokens)
         self._vllm_generated.inc(tokens)

@@ -93,6 +93,8 @@ class ServerSettings(Settings):
     cache_secret: str | None = Field(default=None, alias="CACHE_SECRET", min_length=16, max_length=1024, repr=False)
     """Hides the keys of answers in Redis and seals the answers; replicas with the same secret share them. Unset: derived from the password
     in REDIS_URL. With neither, each process keeps its answers to itself."""
+    api_keys_file: str | None = Field(default=None, alias="API_KEYS_FILE", max_length=4096)
+    """File with the names and hashes of the API keys that clients must have; it may change while the server runs. Unset: nobody needs one."""
     host: str = Field(default="0.0.0.0", alias="HOST")  # noqa: S104 - a pod's server listens on the pod's address
     port: int = Field(default=DEFAULT_PORT, alias="PORT", ge=0, le=65_535)
     prometheus_port: int = Field(default=DEFAULT_PROMETHEUS_PORT, alias="PROMETHEUS_PORT", ge=0, le=65_535)
