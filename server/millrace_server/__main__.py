@@ -12,7 +12,6 @@ from pathlib import Path
 
 from millrace_server import termination
 from millrace_server.engine.messages import Failed
-from millrace_server.keys.ring import KeyRing
 from millrace_server.settings import InvalidSettings, ServerSettings
 
 EXIT_INVALID_SETTINGS = 2
@@ -23,6 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     environment = dict(os.environ)
     environment.update(read_flags(sys.argv[1:] if arguments is None else arguments))
+    from millrace_server.keys import KeyRing
+
     try:
         settings = ServerSettings.from_environment(environment)
         keys = KeyRing(Path(settings.api_keys_file)) if settings.api_keys_file else None

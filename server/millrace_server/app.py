@@ -68,7 +68,7 @@ def client_app(inference: Inference, *, drain_began: DrainBegan, keys: KeyRing |
     async def metrics_report(request: Request) -> Response:
         accept = request.headers.get("accept", "")
         if "text/plain" in accept or "openmetrics" in accept:
-            return _prometheus(inference, accept)
+            return _prometheus(inference, accept, is_internal=False)
         now = time.monotonic()
         admission = inference.admission
         return json_response(
@@ -93,7 +93,7 @@ def internal_app(inference: Inference) -> FastAPI:
 
     @app.get("/metrics")
     async def prometheus(request: Request) -> Response:
-        return _prometheus(inference, request.headers.get("accept", ""))
+        return _prometheus(inference, request.headers.get("accept", ""), is_internal=True)
 
     @app.get("/internal/load")
     async def load() -> Response:
@@ -150,6 +150,6 @@ def _bare_app() -> FastAPI:
     return app
 
 
-def _prometheus(inference: Inference, accept: str) -> Response:
-    body, content_type = inference.metrics.prometheus(accept)
+def _prometheus(inference: Inference, accept: str, *, is_internal: bool) -> Response:
+    body, content_type = inference.metrics.prometheus(accept, is_internal=is_internal)
     return Response(body, headers={"content-type": content_type})

@@ -73,7 +73,7 @@ class InvalidKey(RequestError):
     status, type, code = 401, "invalid_request_error", "invalid_api_key"
 
     def headers(self) -> dict[str, str]:
-        return {**super().headers(), "www-authenticate": "Bearer"}
+        return {**super().headers(), "www-authenticate": 'Bearer realm="millrace"'}
 
 
 class NoSuchRoute(RequestError):

@@ -70,7 +70,7 @@ class Lifecycle:
         self._inference = self.inference(settings, EngineHandle(settings, environment))
         self._keys = keys
         if keys is not None:
-            self._inference.metrics.registry.register(keys)
+            self._inference.metrics.internal_registry.register(keys)
         self._stop = asyncio.Event()
         self._drain_began: float | None = None
 

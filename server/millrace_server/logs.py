@@ -11,6 +11,7 @@ from typing import TextIO
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "color_message"}
 MAX_VALUE_CHARACTERS = 2000
+MAX_EXCEPTION_CHARACTERS = 8000
 
 
 class JSONFormatter(logging.Formatter):
@@ -21,15 +22,20 @@ class JSONFormatter(logging.Formatter):
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _shortened(record.getMessage(), MAX_VALUE_CHARACTERS),
         }
         for name, value in record.__dict__.items():
             if name not in _STANDARD:
-                line[name] = value[:MAX_VALUE_CHARACTERS] if isinstance(value, str) else value
+                line[name] = value if isinstance(value, int | float | None) else _shortened(str(value), MAX_VALUE_CHARACTERS)
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        # Control characters, and those that turn a terminal's writing around, become \\uXXXX; the one below is ASCII to json.
-        return json.dumps(line, default=str).replace("\x7f", "\\u007f")
+            line["exception"] = _shortened(self.formatException(record.exc_info), MAX_EXCEPTION_CHARACTERS)
+        # Control characters, and those that turn a terminal's writing around, become \uXXXX; the one below is ASCII to json.
+        return json.dumps(line).replace("\x7f", "\\u007f")
+
+
+def _shortened(text: str, most: int) -> str:
+    """Its beginning and its end: an exception's cause stands first, what it led to last."""
+    return text if len(text) <= most else f"{text[: most // 2]} … {text[-most // 2 :]}"
 
 
 def configure(*, stream: TextIO | None = None, level: int = logging.INFO) -> None:

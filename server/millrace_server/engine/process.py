@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NoReturn
 from millrace_server.engine import checkpoint, frames
 from millrace_server.engine.failure import EXIT_CANNOT_SERVE, EXIT_DEVICE_LOST, CannotServe, DeviceLost
 from millrace_server.engine.messages import FromEngine, FromFront, Output, Progress, Ready, Step, Submit
-from millrace_server.settings import InvalidSettings, ServerSettings
+from millrace_server.settings import EngineSettings, InvalidSettings
 
 if TYPE_CHECKING:
     from millrace_server.engine.loop import Loop
@@ -85,7 +85,7 @@ def main(arguments: Ordered[str] | None = None) -> int:
     front = Front(path)
     front.listen()
     try:
-        serve(ServerSettings.from_environment(os.environ), front)
+        serve(EngineSettings.from_environment(os.environ), front)
     except InvalidSettings as error:
         return front.fail(CannotServe("settings", "InvalidSettings", str(error)))
     except CannotServe as error:
@@ -96,7 +96,7 @@ def main(arguments: Ordered[str] | None = None) -> int:
         return EXIT_DEVICE_LOST
 
 
-def serve(settings: ServerSettings, front: Front) -> NoReturn:
+def serve(settings: EngineSettings, front: Front) -> NoReturn:
     """Load, warm up, and step for ever. Raises CannotServe."""
     front.report("start", 0, 1)
     os.environ["HF_HUB_OFFLINE"] = "1"

@@ -1,4 +1,4 @@
-"""The key file's text, read and written. Pure.
+"""The key file's content, read and written. Pure.
 
 One key per line: its owner's name, a colon, and the SHA-256 of the key in hexadecimal. Hashes, so that a copy of the file opens nothing;
 without salt, because a key is 32 random bytes and nobody's word. Empty lines and those that begin with # say nothing. Lines that share a
@@ -38,8 +38,13 @@ def is_name(text: str) -> bool:
     return NAME.fullmatch(text) is not None and text != OTHER
 
 
-def parse(text: str) -> tuple[Entry, ...]:
+def parse(content: bytes) -> tuple[Entry, ...]:
     """Raises BadKeys."""
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        broken = content.count(b"\n", 0, error.start) + 1
+        raise BadKeys(f"line {broken} is no UTF-8 text; save the file as UTF-8") from None
     entries: list[Entry] = []
     lines: dict[bytes, int] = {}
     # Not splitlines(), to which a strange character in a comment begins a line.

@@ -1,4 +1,7 @@
-"""What each key's owner has used, as Prometheus series with a bounded number of labels. Owners' names come from the key file only."""
+"""What each tenant, which is a key's owner, has used: Prometheus series with a bounded number of labels. Names come from the key file only.
+
+They belong into a registry that only the internal port shows: a client need not know who the others are.
+"""
 
 from dataclasses import dataclass
 
@@ -6,27 +9,29 @@ from prometheus_client import CollectorRegistry, Counter
 
 from millrace_server.keys.entries import OTHER
 
-MOST_OWNERS = 100
-"""With series of their own; of later ones, as swapped key files bring them, `other` is the sum."""
+MOST_TENANTS = 100
+"""With series of their own; `other` is the sum of those who come later."""
 
 
 @dataclass(frozen=True)
-class _Owner:
+class _Series:
     requests: Counter
     prompt_tokens: Counter
     generated_tokens: Counter
 
 
 class Usage:
+    """A tenant without a name is nobody in particular: there are no keys, and nothing is counted."""
+
     def __init__(self, registry: CollectorRegistry) -> None:
         def counter(name: str, meaning: str) -> Counter:
-            return Counter(f"llm_key_{name}", meaning, ["key"], registry=registry)
+            return Counter(f"llm_tenant_{name}", meaning, ["tenant"], registry=registry)
 
-        self._requests = counter("requests", "Requests that came with this owner's key, whatever became of them.")
-        self._prompt_tokens = counter("prompt_tokens", "Tokens of this owner's prompts that ran.")
-        self._generated_tokens = counter("generated_tokens", "Tokens that the model generated for this owner.")
+        self._requests = counter("requests", "Requests that came with this tenant's key, whatever became of them.")
+        self._prompt_tokens = counter("prompt_tokens", "Tokens of this tenant's prompts that ran.")
+        self._generated_tokens = counter("generated_tokens", "Tokens that the model generated for this tenant.")
         self._refused = Counter("llm_auth_failures", "Requests without a valid key where one is needed.", registry=registry)
-        self._owners: dict[str, _Owner] = {}
+        self._tenants: dict[str, _Series] = {}
 
     def refused(self) -> None:
         self._refused.inc()
@@ -42,10 +47,9 @@ class Usage:
         if tenant:
             self._of(tenant).generated_tokens.inc(tokens)
 
-    def _of(self, tenant: str) -> _Owner:
-        """`tenant` is empty without keys: then there is nobody to tell apart."""
-        known = tenant if tenant in self._owners or len(self._owners) < MOST_OWNERS else OTHER
-        if known not in self._owners:
+    def _of(self, tenant: str) -> _Series:
+        known = tenant if tenant in self._tenants or len(self._tenants) < MOST_TENANTS else OTHER
+        if known not in self._tenants:
             series = (counter.labels(known) for counter in (self._requests, self._prompt_tokens, self._generated_tokens))
-            self._owners[known] = _Owner(*series)
-        return self._owners[known]
+            self._tenants[known] = _Series(*series)
+        return self._tenants[known]
