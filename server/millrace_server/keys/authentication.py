@@ -12,7 +12,7 @@ from millrace_server.errors import InvalidKey
 from millrace_server.keys.ring import KeyRing
 from millrace_server.keys.usage import Usage
 
-CREDENTIALS = re.compile(rb"bearer +([!-~]{1,512})", re.IGNORECASE)
+CREDENTIALS = re.compile(rb"bearer +([!-~]{1,512})[ \t]*", re.IGNORECASE)
 
 
 class Authentication:

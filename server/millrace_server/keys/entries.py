@@ -49,9 +49,9 @@ def parse(content: bytes) -> tuple[Entry, ...]:
     lines: dict[bytes, int] = {}
     # Not splitlines(), to which a strange character in a comment begins a line.
     for number, line in enumerate(text.split("\n"), start=1):
-        if not (content := line.strip()) or content.startswith("#"):
+        if not (words := line.strip()) or words.startswith("#"):
             continue
-        entry = _entry(content, number)
+        entry = _entry(words, number)
         if entry.digest in lines:
             raise BadKeys(f"line {number} has the key of line {lines[entry.digest]}; remove one of them")
         if len(entries) == MOST_KEYS:
@@ -79,8 +79,8 @@ def make(name: str) -> tuple[str, str]:
     return key, f"{name}:{hashlib.sha256(key.encode()).hexdigest()}"
 
 
-def _entry(content: str, line: int) -> Entry:
-    name, _, digest = content.partition(":")
+def _entry(words: str, line: int) -> Entry:
+    name, _, digest = words.partition(":")
     if not is_name(name):
         raise BadKeys(f"line {line} does not begin with a name ({NAME_RULE}) and a colon; {NEXT_STEP}")
     if not DIGEST.fullmatch(digest):
