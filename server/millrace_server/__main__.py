@@ -12,6 +12,7 @@ from pathlib import Path
 
 from millrace_server import termination
 from millrace_server.engine.messages import Failed
+from millrace_server.reference import reference
 from millrace_server.settings import InvalidSettings, ServerSettings
 
 EXIT_INVALID_SETTINGS = 2
@@ -56,6 +57,8 @@ def read_flags(arguments: Sequence[str]) -> dict[str, str]:
     parser = argparse.ArgumentParser(
         prog="millrace-server",
         description="Serve a language model over HTTP. Every setting is an environment variable; a flag wins over it.",
+        epilog=f"settings:\n{reference(ServerSettings)}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--model", help="a folder with a transformers model, or a hub name that this machine's cache holds [MODEL_NAME, MODEL_PATH]"

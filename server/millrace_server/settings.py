@@ -87,7 +87,8 @@ class EngineSettings(Settings):
     device_fallback: bool = Field(default=True, alias="DEVICE_FALLBACK")
     """Serve on the CPU, with a warning, when DEVICE=cuda and no GPU is there. The operator turns it off."""
     dtype: DType = Field(default=DType.auto, alias="DTYPE")
-    """Of the weights and of what is computed. auto: what the model's files say, as far as the device can do it."""
+    """Type of the weights and of what is computed. auto: bfloat16 on a GPU that has it, else float16; on a CPU the files' own type, but
+    float32 for half precision without the instructions for it."""
     max_length: int | None = Field(default=None, alias="MAX_LENGTH", ge=16, le=10_485_760)
     """Tokens a request may hold, prompt and answer together. Unset: the model's own limit."""
     max_batch_size: int = Field(default=32, alias="MAX_BATCH_SIZE", ge=1, le=1024)

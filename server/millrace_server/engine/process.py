@@ -16,6 +16,7 @@ from collections.abc import Callable
 from collections.abc import Sequence as Ordered
 from typing import TYPE_CHECKING, NoReturn
 
+from millrace_server import logs
 from millrace_server.engine import checkpoint, frames
 from millrace_server.engine.failure import EXIT_CANNOT_SERVE, EXIT_DEVICE_LOST, CannotServe, DeviceLost
 from millrace_server.engine.messages import FromEngine, FromFront, Output, Progress, Ready, Step, Submit
@@ -81,7 +82,7 @@ def main(arguments: Ordered[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Millrace's engine process; the server starts it.")
     parser.add_argument("--socket", required=True, help="the front's Unix socket")
     path = parser.parse_args(arguments).socket
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.configure()
     front = Front(path)
     front.listen()
     try:
