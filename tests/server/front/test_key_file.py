@@ -2,15 +2,18 @@
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
+from cluster.provider import CHECKOUT
 from millrace_server.keys import KeyRing
 from millrace_server.keys.entries import MOST_KEYS, BadKeys, make, owner_of, parse
 from millrace_server.keys.ring import MAX_BYTES
@@ -202,6 +205,14 @@ def test_a_server_with_a_bad_key_file_does_not_start(tmp_path: Path, content: by
     assert line.startswith(f"API_KEYS_FILE='{path}' is refused: {sentence}")
     assert sentence in (tmp_path / "log").read_text()
     assert "hunter2" not in line
+
+
+def test_the_documented_secret_is_a_good_key_file() -> None:
+    readme = (CHECKOUT / "server" / "README.md").read_text()
+    documented = re.findall(r"^```yaml\n(apiVersion: v1\nkind: Secret\n.*?)^```$", readme, re.DOTALL | re.MULTILINE)
+    (secret,) = map(yaml.safe_load, documented)
+    entries = parse(secret["stringData"]["api-keys"].encode())
+    assert [entry.owner for entry in entries] == ["team-a", "team-a", "team-b"]
 
 
 def test_the_command_makes_a_key_that_the_file_knows(tmp_path: Path) -> None:
