@@ -30,7 +30,7 @@ class JSONFormatter(logging.Formatter):
         if record.exc_info:
             line["exception"] = _shortened(self.formatException(record.exc_info), MAX_EXCEPTION_CHARACTERS)
         # Control characters, and those that turn a terminal's writing around, become \uXXXX; the one below is ASCII to json.
-        return json.dumps(line).replace("\x7f", "\\u007f")
+        return json.dumps(line, separators=(",", ":")).replace("\x7f", "\\u007f")
 
 
 def _shortened(text: str, most: int) -> str:
@@ -44,4 +44,5 @@ def configure(*, stream: TextIO | None = None, level: int = logging.INFO) -> Non
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # uvicorn's own life-cycle lines repeat what the lifecycle module says.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    # Its lines would repeat the signatures in a hub's addresses.
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
