@@ -30,9 +30,7 @@ class Authentication:
             tenant = None if key is None else self._keys.owner(key)
             if tenant is None:
                 self._usage.refused()
-                raise InvalidKey(
-                    "this needs a valid API key: send the header Authorization: Bearer KEY; the server's operator gives out keys"
-                )
+                raise InvalidKey("this needs a valid API key in the header Authorization: Bearer KEY; ask whoever runs this server for one")
             self._usage.asked(tenant)
             scope.setdefault("state", {})["tenant"] = tenant
         await self._app(scope, receive, send)
