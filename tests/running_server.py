@@ -57,7 +57,7 @@ class RunningServer:
         return self._log.read_text()
 
     def log_lines(self) -> list[dict[str, Any]]:
-        """The front's own lines; the engine's, which share the stream, are left out."""
+        """The front's and the engine's; what libraries write by themselves is left out."""
         return [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
 
     def wait_listening(self) -> Self:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from millrace_server import termination
 from millrace_server.engine.messages import Failed
+from millrace_server.reference import reference
 from millrace_server.settings import InvalidSettings, ServerSettings
 
 EXIT_INVALID_SETTINGS = 2
@@ -22,8 +23,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     environment = dict(os.environ)
     environment.update(read_flags(sys.argv[1:] if arguments is None else arguments))
+    from millrace_server.keys import KeyRing
+
     try:
         settings = ServerSettings.from_environment(environment)
+        keys = KeyRing(Path(settings.api_keys_file)) if settings.api_keys_file else None
     except InvalidSettings as error:
         sys.stderr.write(f"{error}\n")
         log = environment.get("TERMINATION_LOG") or None
@@ -38,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from millrace_server.lifecycle import Lifecycle
 
     async def run() -> int:
-        code = await Lifecycle(settings, environment).run()
+        code = await Lifecycle(settings, environment, keys=keys).run()
         sys.stderr.flush()
         # All is said and done. An ordinary exit would wait for the thread that may still be reading a tokenizer.
         os._exit(code)
@@ -53,6 +57,8 @@ def read_flags(arguments: Sequence[str]) -> dict[str, str]:
     parser = argparse.ArgumentParser(
         prog="millrace-server",
         description="Serve a language model over HTTP. Every setting is an environment variable; a flag wins over it.",
+        epilog=f"settings:\n{reference(ServerSettings)}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--model", help="a folder with a transformers model, or a hub name that this machine's cache holds [MODEL_NAME, MODEL_PATH]"

@@ -75,6 +75,8 @@ class Answering(AsyncIterator[Piece]):
         """Answers that the engine writes."""
         self._unfinished = set(self._working)
         """Answers whose last piece is not out."""
+        self._unread = set(range(len(prompts)))
+        """Prompts of which no answer has begun."""
         self._arrived: dict[int, list[Output]] = {}
         self._pieces: deque[Piece] = deque()
         self._failure: EngineUnavailable | None = None
@@ -123,7 +125,7 @@ class Answering(AsyncIterator[Piece]):
         """Collect one answer's outputs, and count them, whether or not anybody takes the pieces."""
         try:
             async for output in stream:
-                self._metrics.generated(len(output.tokens))
+                self._count(index, len(output.tokens))
                 if output.finish_reason:
                     self._leave(index)
                 self._arrived.setdefault(index, []).append(output)
@@ -131,6 +133,14 @@ class Answering(AsyncIterator[Piece]):
         except EngineUnavailable as error:
             self._failure = error
             self._something.set()
+
+    def _count(self, index: int, tokens: int) -> None:
+        """A prompt counts once, with the first token behind it: also when its client leaves before the last."""
+        prompt = index * len(self.prompts) // len(self._requests)
+        if tokens and prompt in self._unread:
+            self._unread.discard(prompt)
+            self._metrics.prompt_ran(len(self.prompts[prompt]), tenant=self._call.tenant)
+        self._metrics.generated(tokens, tenant=self._call.tenant)
 
     async def _wait(self) -> None:
         """Until there are outputs."""
@@ -160,8 +170,6 @@ class Answering(AsyncIterator[Piece]):
         if finish_reason:
             self._unfinished.discard(index)
             self._metrics.finished(finish_reason)
-            if not self._unfinished:
-                self._metrics.prompt_ran(sum(map(len, self.prompts)))
         return Piece(index, *answer.news(is_over=finish_reason is not None), finish_reason)
 
     def _checked(self, output: Output) -> str | None:

@@ -17,17 +17,21 @@ from millrace_server.engine.handle import Dead, Loading
 from millrace_server.errors import RequestError, error_response, http_error
 from millrace_server.exchange import Exchange
 from millrace_server.inference import Inference
+from millrace_server.keys import Authentication, KeyRing
 from millrace_server.limits import BodyLimits
 from millrace_server.openai import routes as openai
 from millrace_server.protocol import Health, InferRequest, MetricsReport, QueueReport, json_response, read
 from millrace_server.question import Call
 
 INFER = "/api/v1/infer"
+HEALTH = "/health"
+OPEN_PATHS = frozenset({HEALTH})
+"""Of the clients' port: all that nobody needs a key for."""
 INFERENCE_ENDPOINTS = frozenset({INFER, openai.COMPLETIONS, openai.CHAT_COMPLETIONS})
 
 
-def client_app(inference: Inference, *, drain_began: DrainBegan) -> FastAPI:
-    """The clients' port."""
+def client_app(inference: Inference, *, drain_began: DrainBegan, keys: KeyRing | None) -> FastAPI:
+    """The clients' port; without `keys` it is open to everybody."""
     settings, metrics = inference.settings, inference.metrics
     app = _bare_app()
 
@@ -35,6 +39,8 @@ def client_app(inference: Inference, *, drain_began: DrainBegan) -> FastAPI:
         metrics.answered(endpoint, status, seconds, now=time.monotonic())
 
     app.add_middleware(BodyLimits, max_bytes=settings.max_body_bytes, timeout=settings.body_timeout)
+    if keys is not None:
+        app.add_middleware(Authentication, keys=keys, usage=metrics.usage, open_paths=OPEN_PATHS)
     app.add_middleware(Exchange, observe=observe, is_draining=lambda: inference.is_draining, log_level=logging.INFO)
 
     def call_of(request: Request) -> Call:
@@ -47,7 +53,7 @@ def client_app(inference: Inference, *, drain_began: DrainBegan) -> FastAPI:
         body = read(await request.body(), InferRequest)
         return json_response(await while_connected(request.receive, inference.infer(body, call_of(request))))
 
-    @app.get("/health")
+    @app.get(HEALTH)
     async def health() -> Response:
         status = inference.status()
         report = Health(
@@ -62,7 +68,7 @@ def client_app(inference: Inference, *, drain_began: DrainBegan) -> FastAPI:
     async def metrics_report(request: Request) -> Response:
         accept = request.headers.get("accept", "")
         if "text/plain" in accept or "openmetrics" in accept:
-            return _prometheus(inference, accept)
+            return _prometheus(inference, accept, is_internal=False)
         now = time.monotonic()
         admission = inference.admission
         return json_response(
@@ -87,7 +93,7 @@ def internal_app(inference: Inference) -> FastAPI:
 
     @app.get("/metrics")
     async def prometheus(request: Request) -> Response:
-        return _prometheus(inference, request.headers.get("accept", ""))
+        return _prometheus(inference, request.headers.get("accept", ""), is_internal=True)
 
     @app.get("/internal/load")
     async def load() -> Response:
@@ -144,6 +150,6 @@ def _bare_app() -> FastAPI:
     return app
 
 
-def _prometheus(inference: Inference, accept: str) -> Response:
-    body, content_type = inference.metrics.prometheus(accept)
+def _prometheus(inference: Inference, accept: str, *, is_internal: bool) -> Response:
+    body, content_type = inference.metrics.prometheus(accept, is_internal=is_internal)
     return Response(body, headers={"content-type": content_type})

@@ -67,6 +67,15 @@ class ChatUnavailable(BadRequest):
     code = "chat_unavailable"
 
 
+class InvalidKey(RequestError):
+    """No API key where one is needed, or none of ours; the answer does not tell which."""
+
+    status, type, code = 401, "invalid_request_error", "invalid_api_key"
+
+    def headers(self) -> dict[str, str]:
+        return {**super().headers(), "www-authenticate": 'Bearer realm="millrace"'}
+
+
 class NoSuchRoute(RequestError):
     status, type, code = 404, "invalid_request_error", "not_found"
 

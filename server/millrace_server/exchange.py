@@ -83,6 +83,7 @@ class Exchange:
                     "status": status,
                     "seconds": round(seconds, 6),
                     "request_id": request_id,
+                    "tenant": state.get("tenant", ""),
                 },
             )
 

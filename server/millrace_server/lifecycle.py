@@ -27,6 +27,7 @@ from millrace_server.engine.failure import CannotServe
 from millrace_server.engine.handle import EngineHandle, Serving
 from millrace_server.engine.messages import Failed
 from millrace_server.inference import Inference
+from millrace_server.keys import KeyRing
 from millrace_server.metrics import Metrics
 from millrace_server.settings import ServerSettings
 from millrace_server.text import Text
@@ -64,9 +65,12 @@ class Listener(uvicorn.Server):
 
 
 class Lifecycle:
-    def __init__(self, settings: ServerSettings, environment: Mapping[str, str]) -> None:
+    def __init__(self, settings: ServerSettings, environment: Mapping[str, str], *, keys: KeyRing | None) -> None:
         self._settings = settings
         self._inference = self.inference(settings, EngineHandle(settings, environment))
+        self._keys = keys
+        if keys is not None:
+            self._inference.metrics.internal_registry.register(keys)
         self._stop = asyncio.Event()
         self._drain_began: float | None = None
 
@@ -90,9 +94,8 @@ class Lifecycle:
             internal_socket = _bind(self._settings.host, self._settings.prometheus_port)
         except CannotServe as error:
             return self._fail(error.failed)
-        clients = self._listener(
-            client_app(self._inference, drain_began=lambda: self._drain_began), lifetime=self._settings.connection_seconds
-        )
+        app = client_app(self._inference, drain_began=lambda: self._drain_began, keys=self._keys)
+        clients = self._listener(app, lifetime=self._settings.connection_seconds)
         internal = self._listener(internal_app(self._inference), lifetime=float("inf"))
         serving = [
             asyncio.create_task(clients.serve([client_socket])),
@@ -122,6 +125,7 @@ class Lifecycle:
         stopping = asyncio.create_task(self._stop.wait())
         ended = asyncio.create_task(self._inference.engine.ended())
         loading = asyncio.create_task(self._load())
+        following = [asyncio.create_task(self._keys.follow())] if self._keys else []
         try:
             await asyncio.wait({stopping, ended, loading}, return_when=asyncio.FIRST_COMPLETED)
             if loading.done() and (failure := loading.result()) is not None:
@@ -132,7 +136,7 @@ class Lifecycle:
             hint = "the engine process died several times without a word; was it killed for memory? Its log has the rest"
             return ended.result().failure or Failed(stage="serve", cause="EngineDied", hint=hint)
         finally:
-            for task in (stopping, ended, loading):
+            for task in (stopping, ended, loading, *following):
                 task.cancel()
 
     async def _load(self) -> Failed | None:

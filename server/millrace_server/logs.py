@@ -1,14 +1,17 @@
-"""Logs as one JSON object per line on stderr. No prompt or answer is ever logged; JSON escapes whatever a client made up."""
+"""Logs as one JSON object per line on stderr, in printable ASCII: whatever a client made up, a line ends and reads as we wrote it.
 
+No prompt, no answer and no key is ever logged.
+"""
+
+import json
 import logging
 import sys
 import time
 from typing import TextIO
 
-import msgspec
-
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "color_message"}
 MAX_VALUE_CHARACTERS = 2000
+MAX_EXCEPTION_CHARACTERS = 8000
 
 
 class JSONFormatter(logging.Formatter):
@@ -19,14 +22,20 @@ class JSONFormatter(logging.Formatter):
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _shortened(record.getMessage(), MAX_VALUE_CHARACTERS),
         }
         for name, value in record.__dict__.items():
             if name not in _STANDARD:
-                line[name] = value[:MAX_VALUE_CHARACTERS] if isinstance(value, str) else value
+                line[name] = value if isinstance(value, int | float | None) else _shortened(str(value), MAX_VALUE_CHARACTERS)
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(line, enc_hook=str).decode()
+            line["exception"] = _shortened(self.formatException(record.exc_info), MAX_EXCEPTION_CHARACTERS)
+        # Control characters, and those that turn a terminal's writing around, become \uXXXX, as all that is not printable ASCII.
+        return json.dumps(line, separators=(",", ":"))
+
+
+def _shortened(text: str, most: int) -> str:
+    """Its beginning and its end: an exception's cause stands first, what it led to last."""
+    return text if len(text) <= most else f"{text[: most // 2]} … {text[-most // 2 :]}"
 
 
 def configure(*, stream: TextIO | None = None, level: int = logging.INFO) -> None:
@@ -35,4 +44,5 @@ def configure(*, stream: TextIO | None = None, level: int = logging.INFO) -> Non
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # uvicorn's own life-cycle lines repeat what the lifecycle module says.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    # Its lines would repeat the signatures in a hub's addresses.
+    logging.getLogger("httpx2").setLevel(logging.WARNING)

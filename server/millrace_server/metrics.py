@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.exposition import choose_encoder
 
 from millrace_server.errors import Refused
+from millrace_server.keys import Usage
 from millrace_server.protocol import (
     HealthMetrics,
     Latency,
@@ -38,6 +39,10 @@ class Metrics:
 
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
+        self.internal_registry = CollectorRegistry()
+        """All of the other one, and what no client may read of the others: who they are, and how much they use."""
+        self.internal_registry.register(self.registry)
+        self.usage = Usage(self.internal_registry)
         self._requests = Counter("llm_requests", "Requests answered.", ["endpoint", "status"], registry=self.registry)
         self._seconds = Histogram(
             "llm_request_latency_seconds",
@@ -85,10 +90,12 @@ class Metrics:
         else:
             self._errors += 1
 
-    def prompt_ran(self, tokens: int) -> None:
+    def prompt_ran(self, tokens: int, *, tenant: str) -> None:
+        self.usage.prompt_ran(tenant, tokens)
         self._vllm_prompt.inc(tokens)
 
-    def generated(self, tokens: int) -> None:
+    def generated(self, tokens: int, *, tenant: str) -> None:
+        self.usage.generated(tenant, tokens)
         self._tokens += tokens
         self._generated.inc(tokens)
         self._vllm_generated.inc(tokens)
@@ -97,10 +104,10 @@ class Metrics:
         if reason in self._vllm_finished:
             self._vllm_finished[reason].inc()
 
-    def prometheus(self, accept: str) -> tuple[bytes, str]:
+    def prometheus(self, accept: str, *, is_internal: bool) -> tuple[bytes, str]:
         """The exposition and its content type, in the best format that `accept` allows."""
         encode, content_type = choose_encoder(accept)
-        return encode(self.registry), content_type
+        return encode(self.internal_registry if is_internal else self.registry), content_type
 
     def health(self, *, now: float) -> HealthMetrics:
         requests = self.requests()

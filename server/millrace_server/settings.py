@@ -38,9 +38,10 @@ class InvalidSettings(ValueError):
 
 
 class Settings(BaseModel):
-    """What one kind of process is told. A field's alias is its variable's name; `repr=False` marks a secret, which no message repeats."""
+    """What one kind of process is told. A field's alias is its variable's name, the words below it are its description; `repr=False` marks
+    a secret, which no message repeats."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, use_attribute_docstrings=True)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
@@ -58,9 +59,22 @@ class Settings(BaseModel):
             shown = f"{variable}={environment.get(variable)!r}" if variables[variable].repr else variable
             raise InvalidSettings(f"{shown} is refused: {first['msg'].removeprefix('Value error, ')}") from None
 
+    def to_environment(self) -> dict[str, str]:
+        """The variables that make `from_environment` return an equal object; defaults are left out."""
+        result: dict[str, str] = {}
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if value is None or value == field.default:
+                continue
+            if isinstance(value, bool):
+                result[str(field.alias)] = str(value).lower()
+            else:
+                result[str(field.alias)] = str(value)
+        return result
 
-class ServerSettings(Settings):
-    """Every setting of a server. `None` means unset."""
+
+class EngineSettings(Settings):
+    """What the engine process is told: nothing that is secret, and nothing that only the front needs."""
 
     model_name: str = Field(alias="MODEL_NAME", min_length=1, max_length=253)
     """The name that clients send, and, without MODEL_PATH, the hub repository to load."""
@@ -69,14 +83,23 @@ class ServerSettings(Settings):
     model_revision: str | None = Field(default=None, alias="MODEL_REVISION")
     """Commit or digest of the model, reported to clients. Unset: a hash of the model's files."""
     device: Device = Field(default=Device.cuda, alias="DEVICE")
+    """Where the model runs."""
     device_fallback: bool = Field(default=True, alias="DEVICE_FALLBACK")
     """Serve on the CPU, with a warning, when DEVICE=cuda and no GPU is there. The operator turns it off."""
     dtype: DType = Field(default=DType.auto, alias="DTYPE")
+    """Type of the weights and of what is computed. auto: bfloat16 on a GPU that has it, else float16; on a CPU the files' own type, but
+    float32 for half precision without the instructions for it."""
     max_length: int | None = Field(default=None, alias="MAX_LENGTH", ge=16, le=10_485_760)
     """Tokens a request may hold, prompt and answer together. Unset: the model's own limit."""
     max_batch_size: int = Field(default=32, alias="MAX_BATCH_SIZE", ge=1, le=1024)
+    """Answers that are written at the same time."""
     batch_timeout_ms: int = Field(default=50, alias="BATCH_TIMEOUT_MS", ge=0, le=10_000)
     """Milliseconds that an idle engine waits for company after the first request arrived, when more is expected."""
+
+
+class ServerSettings(EngineSettings):
+    """Every setting of a server. `None` means unset."""
+
     max_queue_size: int = Field(default=1000, alias="MAX_QUEUE_SIZE", ge=0, le=100_000)
     """Requests that may wait for a slot."""
     max_concurrent_requests: int = Field(default=100, alias="MAX_CONCURRENT_REQUESTS", ge=1, le=100_000)
@@ -86,6 +109,7 @@ class ServerSettings(Settings):
     drain_seconds: float = Field(default=60, alias="DRAIN_SECONDS", ge=0, le=86_400)
     """Seconds that accepted requests have to finish after SIGTERM."""
     cache_type: CacheType = Field(default=CacheType.memory, alias="CACHE_TYPE")
+    """Where answers are kept."""
     cache_ttl: int = Field(default=3600, alias="CACHE_TTL", ge=1, le=31_536_000)
     """Seconds that a cached answer is served."""
     redis_url: str | None = Field(default=None, alias="REDIS_URL", max_length=2048, repr=False)
@@ -93,10 +117,15 @@ class ServerSettings(Settings):
     cache_secret: str | None = Field(default=None, alias="CACHE_SECRET", min_length=16, max_length=1024, repr=False)
     """Hides the keys of answers in Redis and seals the answers; replicas with the same secret share them. Unset: derived from the password
     in REDIS_URL. With neither, each process keeps its answers to itself."""
+    api_keys_file: str | None = Field(default=None, alias="API_KEYS_FILE", max_length=4096)
+    """File with the names and hashes of the API keys that clients must have; it may change while the server runs. Unset: nobody needs
+    a key."""
     host: str = Field(default="0.0.0.0", alias="HOST")  # noqa: S104 - a pod's server listens on the pod's address
+    """Address of both ports."""
     port: int = Field(default=DEFAULT_PORT, alias="PORT", ge=0, le=65_535)
+    """The clients' port; 0 takes a free one."""
     prometheus_port: int = Field(default=DEFAULT_PROMETHEUS_PORT, alias="PROMETHEUS_PORT", ge=0, le=65_535)
-    """The internal port: Prometheus, probes, load. Never reachable through the client Service."""
+    """The internal port: Prometheus, probes, load. Clients never get to it; 0 takes a free one."""
     termination_log: str | None = Field(default=None, alias="TERMINATION_LOG")
     """File that gets a JSON object with stage, cause and hint (at most 1 kB) when the process cannot go on."""
 
@@ -129,19 +158,6 @@ class ServerSettings(Settings):
         if self.cache_type is CacheType.redis and self.redis_url is None:
             raise ValueError("REDIS_URL is not set; CACHE_TYPE=redis needs it, for example redis://:PASSWORD@redis:6379/0")
         return self
-
-    def to_environment(self) -> dict[str, str]:
-        """The variables that make `from_environment` return an equal object; defaults are left out."""
-        result: dict[str, str] = {}
-        for name, field in type(self).model_fields.items():
-            value = getattr(self, name)
-            if value is None or value == field.default:
-                continue
-            if isinstance(value, bool):
-                result[str(field.alias)] = str(value).lower()
-            else:
-                result[str(field.alias)] = str(value)
-        return result
 
 
 def _redis_url_problem(url: str) -> str | None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from millrace_server.engine import frames
+from millrace_server.engine.environment import engine_environment
 from millrace_server.engine.messages import Cancel, Failed, FromEngine, Progress, Ready, Step, Submit
 from millrace_server.engine.pulse import Patience, Pulse, cpu_seconds, how_it_ended, patience_for
 from millrace_server.engine.quarantine import Quarantine
@@ -60,12 +61,12 @@ class EngineHandle:
     """One engine at a time, and the requests it is working on."""
 
     def __init__(self, settings: ServerSettings, environment: Mapping[str, str], *, patience: Patience | None = None) -> None:
-        """`environment` is the engine process's own, as it stands; `settings` are added to it."""
+        """`environment` is the front's; the engine gets of it, and of `settings`, what it needs."""
         self.on_step: Callable[[Step], None] | None = None
         self.running = 0
         self.waiting = 0
         self.last_message_at = time.monotonic()
-        self._environment = {**environment, **settings.to_environment()}
+        self._environment = engine_environment(settings, environment)
         self._patience = patience or patience_for(settings.request_timeout)
         self._state: State = Loading("spawn", 0, 1, time.monotonic())
         self._streams: dict[str, RequestStream] = {}

@@ -16,10 +16,11 @@ from collections.abc import Callable
 from collections.abc import Sequence as Ordered
 from typing import TYPE_CHECKING, NoReturn
 
+from millrace_server import logs
 from millrace_server.engine import checkpoint, frames
 from millrace_server.engine.failure import EXIT_CANNOT_SERVE, EXIT_DEVICE_LOST, CannotServe, DeviceLost
 from millrace_server.engine.messages import FromEngine, FromFront, Output, Progress, Ready, Step, Submit
-from millrace_server.settings import InvalidSettings, ServerSettings
+from millrace_server.settings import EngineSettings, InvalidSettings
 
 if TYPE_CHECKING:
     from millrace_server.engine.loop import Loop
@@ -81,11 +82,11 @@ def main(arguments: Ordered[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Millrace's engine process; the server starts it.")
     parser.add_argument("--socket", required=True, help="the front's Unix socket")
     path = parser.parse_args(arguments).socket
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.configure()
     front = Front(path)
     front.listen()
     try:
-        serve(ServerSettings.from_environment(os.environ), front)
+        serve(EngineSettings.from_environment(os.environ), front)
     except InvalidSettings as error:
         return front.fail(CannotServe("settings", "InvalidSettings", str(error)))
     except CannotServe as error:
@@ -96,7 +97,7 @@ def main(arguments: Ordered[str] | None = None) -> int:
         return EXIT_DEVICE_LOST
 
 
-def serve(settings: ServerSettings, front: Front) -> NoReturn:
+def serve(settings: EngineSettings, front: Front) -> NoReturn:
     """Load, warm up, and step for ever. Raises CannotServe."""
     front.report("start", 0, 1)
     os.environ["HF_HUB_OFFLINE"] = "1"

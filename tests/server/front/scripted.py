@@ -15,11 +15,16 @@ class ScriptedEngine(EngineHandle):
     surprise: Exception | None = None
     """What `submit` raises."""
 
+    def __init__(self, settings: ServerSettings) -> None:
+        super().__init__(settings, {})
+        self.submitted: list[Submit] = []
+
     @property
     def state(self) -> State:
         return self.scripted
 
     def submit(self, request: Submit) -> RequestStream:
+        self.submitted.append(request)
         if self.surprise is not None:
             raise self.surprise
         return RequestStream(request)
@@ -28,6 +33,6 @@ class ScriptedEngine(EngineHandle):
 def inference(state: State | None = None, **settings: object) -> tuple[Inference, ScriptedEngine]:
     """Everything but HTTP and a real engine."""
     read = ServerSettings.model_validate({"MODEL_NAME": "tiny", **settings})
-    engine = ScriptedEngine(read, {})
+    engine = ScriptedEngine(read)
     engine.scripted = state or Serving(READY)
     return Lifecycle.inference(read, engine), engine

@@ -66,7 +66,7 @@ async def from_engine(inference: Inference, prompt: list[int]) -> tuple[list[int
 
 
 async def post(inference: Inference, path: str, **fields: Any) -> Any:  # noqa: ANN401 - any JSON
-    app = client_app(inference, drain_began=lambda: None)
+    app = client_app(inference, drain_began=lambda: None, keys=None)
     body = {"model": "tiny", "max_tokens": TOKENS, "temperature": 0, "ignore_eos": True, **fields}
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
         response = await client.post(path, json=body)

@@ -12,7 +12,7 @@ from server.front.scripted import inference
 
 
 async def post(server: Inference) -> httpx.Response:
-    app = client_app(server, drain_began=lambda: None)
+    app = client_app(server, drain_began=lambda: None, keys=None)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
         return await client.post("/api/v1/infer", json={"prompt": "a", "max_tokens": 2})
 

@@ -27,12 +27,17 @@ class Wire:
 
     def answer(self) -> tuple[int, dict[str, str], dict[str, object]]:
         """Status, headers and JSON body of one answer."""
+        status, headers = self.head()
+        return status, headers, json.loads(self._file.read(int(headers["content-length"])))
+
+    def head(self) -> tuple[int, dict[str, str]]:
+        """Status and headers of one answer."""
         status = int(self._file.readline().split()[1])
         headers = {}
         while (line := self._file.readline().strip()) != b"":
             name, _, value = line.decode().partition(": ")
             headers[name] = value
-        return status, headers, json.loads(self._file.read(int(headers["content-length"])))
+        return status, headers
 
     def answers(self, count: int) -> list[int]:
         """Their statuses, and then the end of the connection."""
