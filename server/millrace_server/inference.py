@@ -143,14 +143,18 @@ class Inference:
             raise EngineGone("the engine has stopped; GET /health says when it is back", retry_after=ENGINE_RETRY_SECONDS)
         raise ModelLoading("the model is being loaded; GET /health says when it is done", retry_after=ENGINE_RETRY_SECONDS)
 
+    async def render(self, conversation: Conversation, *, add_generation_prompt: bool = True) -> list[int]:
+        """Token ids. Raises ModelLoading, and what the template does."""
+        if self.chat is None:
+            raise ModelLoading("the chat template is being loaded; try again", retry_after=ENGINE_RETRY_SECONDS)
+        return await self.chat.render(conversation.messages, add_generation_prompt=add_generation_prompt, **conversation.variables)
+
     async def _encode(self, prompt: Prompt, ready: Ready, text: Text) -> list[int]:
         match prompt:
             case str():
                 return await text.encode(prompt)
             case Conversation():
-                if self.chat is None:
-                    raise ModelLoading("the chat template is being loaded; try again", retry_after=ENGINE_RETRY_SECONDS)
-                return await self.chat.render(prompt.messages, **prompt.variables)
+                return await self.render(prompt)
             case _:
                 check_token_ids(prompt, vocabulary=ready.vocabulary, field="prompt")
                 return prompt

@@ -174,7 +174,7 @@ class Runs:
             yield reader
         finally:
             run.readers -= 1
-            if not run.readers:
+            if not run.readers and not run.is_over.is_set():
                 self._forget(place, run)
                 run.cut()
 
@@ -196,8 +196,9 @@ class Runs:
             else:
                 async with self._ask(question, call, run.ends) as answering:
                     recording = await run.follow(answering)
-                await self._cache.put(key, recording.encode())
                 run.end(recording)
+                # Whoever comes before it is kept would not find it, and reads the run instead.
+                await self._cache.put(key, recording.encode())
         except Exception as error:  # noqa: BLE001 - it is raised in every reader
             run.end(error)
         finally:

@@ -129,9 +129,9 @@ async def test_the_first_may_leave_while_its_prompt_is_still_being_read() -> Non
     assert server.text is not None
     encode, may_go_on = server.text.encode, asyncio.Event()
 
-    async def slowly(text: str) -> list[int]:
+    async def slowly(text: str, *, add_special_tokens: bool = True) -> list[int]:
         await may_go_on.wait()
-        return await encode(text)
+        return await encode(text, add_special_tokens=add_special_tokens)
 
     server.text.encode = slowly  # type: ignore[method-assign]
     first, second = (Stream(server, asked, call()) for _ in range(2))
