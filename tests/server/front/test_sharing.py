@@ -229,6 +229,24 @@ async def test_a_slow_reader_keeps_nobody_waiting() -> None:
         assert "".join([piece.text async for piece in slow]) == "bc"
 
 
+async def test_a_long_replay_lets_others_have_their_turn() -> None:
+    server, engine = scripted()
+    await fill(server, engine, question(), text="a" * 64 * 1000)
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with server.answer(question(), call()) as answers:
+        beside = asyncio.create_task(others())
+        assert len([piece async for piece in answers]) == 1000
+        beside.cancel()
+    assert turns > 20
+
+
 async def test_a_failure_is_told_to_all_after_what_was_written_and_is_not_kept() -> None:
     server, engine = scripted()
     streams = [Stream(server, question(copies=2), call()) for _ in range(3)]
