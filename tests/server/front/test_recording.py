@@ -15,8 +15,10 @@ likelihoods = st.builds(Logprobs, st.floats(-100, 0), st.lists(st.tuples(st.inte
 
 @st.composite
 def wholes(draw: st.DrawFn) -> Whole:
-    text = draw(st.text(max_size=4 * PIECE_CHARACTERS))
-    offsets = sorted(draw(st.lists(st.integers(0, len(text)), max_size=20)))
+    length = draw(st.integers(0, 3).map(lambda pieces: pieces * PIECE_CHARACTERS)) + draw(st.integers(0, 2))
+    text = (draw(st.text(min_size=1)) * length)[:length]
+    edges = [edge for piece in range(4) for edge in range(piece * PIECE_CHARACTERS - 1, piece * PIECE_CHARACTERS + 2)]
+    offsets = sorted(draw(st.lists(st.sampled_from([edge for edge in edges if 0 <= edge <= length] or [0]), max_size=20)))
     tokens = [WrittenToken(draw(st.integers(0, 300)), draw(likelihoods), offset) for offset in offsets]
     return Whole(text=text, tokens=tokens, finish_reason=draw(st.sampled_from(["stop", "length"])))
 
@@ -46,7 +48,7 @@ def test_a_piece_is_short_and_a_token_comes_with_the_text_that_it_begins(whole: 
         begin, end = end, end + len(piece.text)
         assert len(piece.text) <= PIECE_CHARACTERS
         assert all(begin <= token.offset < end or number == len(pieces) for token in piece.tokens)
-        assert piece.says_something()
+    assert len(pieces) == max(1, math.ceil(len(whole.text) / PIECE_CHARACTERS))
 
 
 def test_an_answer_without_text_is_one_piece() -> None:

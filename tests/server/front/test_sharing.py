@@ -99,6 +99,9 @@ async def test_a_stream_that_joins_somebody_who_wants_the_whole_gets_the_text_as
     waiting = asyncio.create_task(whole(server, question(is_streamed=False)))
     await until(lambda: len(engine.streams) == 1)
     engine.say(0, "a")
+    await until(lambda: server.metrics.throughput(now=time.monotonic()).tokens_generated == 1)
+    for _ in range(3):
+        await asyncio.sleep(0)  # until the run has seen it, too
     async with reading(server, question()) as stream:
         await until(lambda: stream.source is Source.hit)
         engine.say(0, "b")
@@ -106,6 +109,7 @@ async def test_a_stream_that_joins_somebody_who_wants_the_whole_gets_the_text_as
         engine.say(0, "c", finish_reason="stop")
         await stream.task
     assert (await waiting)[0] == [stream.text] == ["abc"]
+    assert all(piece.says_something() for piece in stream.pieces), "nobody is woken for nothing"
 
 
 @pytest.mark.parametrize("is_streamed", [True, False])
@@ -206,14 +210,15 @@ async def test_a_run_that_ends_before_a_later_deadline_is_not_joined() -> None:
     await until(lambda: len(engine.streams) == 1)
     patient = Stream(server, question(), call(seconds=61))
     await until(lambda: len(engine.streams) == 2)
-    engine.say(0, "a", finish_reason="stop")
-    await first.task
+    engine.say(0, "", finish_reason="error", error="the older one's end is not the newer one's")
+    await asyncio.wait({first.task})
     joining = Stream(server, question(), call())
     await until(lambda: joining.source is not None)
     engine.say(1, "a", finish_reason="stop")
     await patient.task
     await joining.task
-    assert (patient.source, joining.source) == (Source.miss, Source.hit)
+    assert isinstance(first.task.exception(), EngineError)
+    assert (patient.source, joining.source, len(engine.streams)) == (Source.miss, Source.hit, 2)
 
 
 async def test_a_slow_reader_keeps_nobody_waiting() -> None:
