@@ -86,12 +86,13 @@ class ChatTemplate:
             logger.warning("chat is unavailable", extra={"why": template.failure})
         return template
 
-    async def render(self, messages: Sequence[Message], **allowed: object) -> list[int]:
-        """The prompt's token ids, up to where the assistant's answer begins. Raises BadRequest, ChatUnavailable among them."""
+    async def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True, **allowed: object) -> list[int]:
+        """The prompt's token ids, up to where the assistant's answer begins, or that beginning not included. Raises BadRequest,
+        ChatUnavailable among them."""
         if self.failure:
             raise ChatUnavailable(f"{self.failure}; send a prompt to be completed instead")
         check(messages, allowed)
-        variables = self._variables(self._text.marks) | allowed
+        variables = self._variables(self._text.marks) | allowed | {"add_generation_prompt": add_generation_prompt}
         try:
             if not self._composed:
                 return await self._text.encode_marked(await self._renderer.render(messages, variables))
