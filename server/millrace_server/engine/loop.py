@@ -9,6 +9,8 @@ import queue
 import secrets
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Protocol
 
 from millrace_server.engine.failure import DeviceLost, StepOutOfMemory
@@ -16,7 +18,7 @@ from millrace_server.engine.isolation import run_isolated
 from millrace_server.engine.messages import Cancel, FromFront, Output, Step, Submit
 from millrace_server.engine.quarantine import Quarantine
 from millrace_server.engine.scheduler import Chunk, Plan, Scheduler
-from millrace_server.engine.sequence import INVALID_TOKEN, Choice, Sequence
+from millrace_server.engine.sequence import INVALID_TOKEN, Choice, Sequence, TokenMask
 
 HEARTBEAT_SECONDS = 1.0
 MOST_LOGPROBS = 20
@@ -46,6 +48,14 @@ class Runner(Protocol):
         """Whether a harmless token of its own gives numbers. May raise as `run` does."""
 
 
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A request whose schema was compiled, or why it could not be."""
+
+    request: Submit
+    mask: TokenMask | str
+
+
 class Loop:
     """Owns the scheduler and the runner. `inbox` may be filled by any thread; everything else happens in the caller of `step`."""
 
@@ -54,10 +64,11 @@ class Loop:
         scheduler: Scheduler,
         runner: Runner,
         *,
-        inbox: queue.SimpleQueue[FromFront],
+        inbox: queue.SimpleQueue[FromFront | Compiled],
         emit: Callable[[Step], None],
         max_length: int,
         vocabulary: int,
+        compile_schema: Callable[[str], TokenMask] | None = None,
         clock: Callable[[], float] = time.monotonic,
         draw_seed: Callable[[], int] = lambda: secrets.randbits(64),
     ) -> None:
@@ -67,6 +78,10 @@ class Loop:
         self._emit = emit
         self._max_length = max_length
         self._vocabulary = vocabulary
+        self._compile_schema = compile_schema
+        self._compiling: dict[str, Submit] = {}
+        """Requests whose schema is being compiled, in a thread of its own: no step waits for it."""
+        self._compiler = ThreadPoolExecutor(1, thread_name_prefix="compiler")
         self._clock = clock
         self._draw_seed = draw_seed
         self._quarantine = Quarantine()
@@ -94,18 +109,44 @@ class Loop:
                 return refused
             patience = 0.0
             if isinstance(message, Cancel):
+                self._compiling.pop(message.request_id, None)
                 sequence = self._scheduler.cancel(message.request_id)
                 if sequence:
                     self._runner.release(sequence)
+            elif isinstance(message, Compiled):
+                if self._compiling.pop(message.request.request_id, None) is None:
+                    continue  # cancelled meanwhile
+                if isinstance(message.mask, str):
+                    refused.append(_refusal(message.request, message.mask))
+                else:
+                    self._add(message.request, message.mask)
             elif reason := self._objection(message):
-                refused.append(Output(request_id=message.request_id, tokens=[], finish_reason="error", error=reason))
+                refused.append(_refusal(message, reason))
             elif self._quarantine.is_quarantined(message, now=self._clock()):
                 why = "this request has failed its step repeatedly and is refused for some minutes; change the prompt"
                 refused.append(Output(request_id=message.request_id, tokens=[], finish_reason="quarantined", error=why))
+            elif message.sampling.schema is not None:
+                self._compiling[message.request_id] = message
+                self._compiler.submit(self._compile, message, message.sampling.schema)
             else:
-                seed = self._draw_seed() if message.sampling.seed is None else message.sampling.seed
-                now = self._clock()
-                self._scheduler.add(Sequence(message, seed=seed, arrived=now), now=now)
+                self._add(message)
+
+    def _add(self, request: Submit, mask: TokenMask | None = None) -> None:
+        seed = self._draw_seed() if request.sampling.seed is None else request.sampling.seed
+        now = self._clock()
+        self._scheduler.add(Sequence(request, seed=seed, arrived=now, mask=mask), now=now)
+
+    def _compile(self, request: Submit, schema: str) -> None:
+        """In the compiler's thread."""
+        if request.request_id not in self._compiling:
+            return
+        mask: TokenMask | str = "this engine has no grammars"
+        try:
+            if self._compile_schema:
+                mask = self._compile_schema(schema)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the request's own
+            mask = f"the schema cannot be compiled: {error}"
+        self._inbox.put(Compiled(request, mask))
 
     def _patience(self) -> float:
         """Seconds to wait for a message before the next step."""
@@ -197,10 +238,15 @@ class Loop:
 
     def _speak(self, outputs: list[Output], *, worked: bool) -> None:
         now, running, waiting = self._clock(), len(self._scheduler.running), len(self._scheduler.waiting)
+        waiting += len(self._compiling)
         news = worked or outputs or self._spoken != (running, waiting)
         if news or now >= self._spoke_at + HEARTBEAT_SECONDS:
             self._spoke_at, self._spoken = now, (running, waiting)
             self._emit(Step(outputs=outputs, running=running, waiting=waiting, slots=self._scheduler.cap))
+
+
+def _refusal(request: Submit, why: str) -> Output:
+    return Output(request_id=request.request_id, tokens=[], finish_reason="error", error=why)
 
 
 def _expire(sequence: Sequence) -> Output:

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, NoReturn
 from millrace_server.engine import checkpoint, frames
 from millrace_server.engine.failure import EXIT_CANNOT_SERVE, EXIT_DEVICE_LOST, CannotServe, DeviceLost
 from millrace_server.engine.messages import FromEngine, FromFront, Output, Progress, Ready, Step, Submit
+from millrace_server.engine.sequence import TokenMask
 from millrace_server.settings import InvalidSettings, ServerSettings
 
 if TYPE_CHECKING:
-    from millrace_server.engine.loop import Loop
+    from millrace_server.engine.loop import Compiled, Loop
 
 TOKENS_PER_STEP = 512
 """Enough prompt tokens to keep the processor busy, few enough that those who generate wait little for a long prompt."""
@@ -40,7 +41,7 @@ class Front:
     """The engine's end of the socket. A thread fills `inbox`; when the front is gone the process ends at once, whatever it does."""
 
     def __init__(self, path: str) -> None:
-        self.inbox: queue.SimpleQueue[FromFront] = queue.SimpleQueue()
+        self.inbox: "queue.SimpleQueue[FromFront | Compiled]" = queue.SimpleQueue()
         self._connection = socket.socket(socket.AF_UNIX)
         self._connection.connect(path)
         self._reported: tuple[str, float] = ("", 0.0)
@@ -104,7 +105,8 @@ def serve(settings: ServerSettings, front: Front) -> NoReturn:
     folder = checkpoint.find(name=settings.model_name, path=settings.model_path, revision=hub_revision)
     found = checkpoint.inspect(folder)
     # torch and transformers take seconds to import: only here, when the front already listens and the model's folder is known.
-    from millrace_server.engine import model
+    from millrace_server.engine import mask, model
+    from millrace_server.engine.grammar import BadGrammar
     from millrace_server.engine.loop import Loop
     from millrace_server.engine.scheduler import Limits, Scheduler
     from millrace_server.engine.share import LongPromptShare
@@ -122,6 +124,13 @@ def serve(settings: ServerSettings, front: Front) -> NoReturn:
         report=front.report,
     )
     facts = runner.facts
+    compile_schema: Callable[[str], TokenMask] | None = None
+    no_schemas: str | None = None
+    try:
+        compile_schema = mask.schema_compiler(found.folder, vocabulary=facts.vocabulary, eos_token_ids=facts.eos_token_ids)
+    except (OSError, BadGrammar) as error:
+        no_schemas = str(error)
+        log.warning("answers cannot follow a JSON schema: %s", error)
 
     tokens_per_step = max(TOKENS_PER_STEP, 2 * settings.max_batch_size)
 
@@ -135,7 +144,15 @@ def serve(settings: ServerSettings, front: Front) -> NoReturn:
         )
         share = LongPromptShare(most=tokens_per_step)
         scheduler = Scheduler(limits, reserve=runner.reserve, share=share, eos_token_ids=facts.eos_token_ids, revision=served_revision)
-        return Loop(scheduler, runner, inbox=front.inbox, emit=emit, max_length=facts.max_length, vocabulary=facts.vocabulary)
+        return Loop(
+            scheduler,
+            runner,
+            inbox=front.inbox,
+            emit=emit,
+            max_length=facts.max_length,
+            vocabulary=facts.vocabulary,
+            compile_schema=compile_schema,
+        )
 
     warm_up(loop, front, prompt=[0] * min(WARM_UP_PROMPT, facts.max_length - WARM_UP_TOKENS))
     ready = Ready(
@@ -146,6 +163,7 @@ def serve(settings: ServerSettings, front: Front) -> NoReturn:
         vocabulary=facts.vocabulary,
         eos_token_ids=sorted(facts.eos_token_ids),
         revision=served_revision,
+        no_schemas=no_schemas,
     )
     front.send(ready)
     serving = loop(front.send)
