@@ -78,7 +78,9 @@ class Service:
             told: object = self.manifest()["status"].get("autoscaling", {}).get("load")
             return told == 0
 
-        wait_for(f"the status of {self.namespace}/{self.name} tells that nobody asks", nobody_asks, seconds=QUIET_SECONDS, tell=self.describe)
+        wait_for(
+            f"the status of {self.namespace}/{self.name} tells that nobody asks", nobody_asks, seconds=QUIET_SECONDS, tell=self.describe
+        )
 
     def describe(self) -> str:
         """The state of the service, its pods and the operator, as far as there is any."""

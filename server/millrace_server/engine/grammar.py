@@ -60,15 +60,10 @@ class Grammar:
 
 
 class Grammars:
-    """Schemas over one model's tokens."""
+    """Schemas over one vocabulary."""
 
-    def __init__(self, tokenizer: str, *, vocabulary: int, eos_token_ids: frozenset[int]) -> None:
-        """`tokenizer` is the content of tokenizer.json. Raises BadGrammar for one whose tokens the library cannot spell."""
-        eos = sorted(eos_token_ids) or None
-        try:
-            self._tokenizer = LLTokenizer(tokenizer, n_vocab=vocabulary, eos_token=eos)
-        except ValueError:
-            self._tokenizer = _as_it_is(tokenizer, eos)  # it may know more tokens than the model
+    def __init__(self, tokens: LLTokenizer) -> None:
+        self._tokens = tokens
         self._compiled = lru_cache(REMEMBERED)(self._compile)
 
     def compile(self, schema: str) -> Grammar:
@@ -81,12 +76,18 @@ class Grammars:
             grammar = LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_pattern": WHITESPACE, "lenient": False})
         except ValueError as error:
             raise BadGrammar(str(error)) from None
-        matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=LIMITS)
+        matcher = LLMatcher(self._tokens, grammar, log_level=0, limits=LIMITS)
         _check(matcher)
         return matcher
 
 
-def _as_it_is(tokenizer: str, eos: list[int] | None) -> LLTokenizer:
+def tokens_of(tokenizer: str, *, vocabulary: int, eos_token_ids: frozenset[int]) -> LLTokenizer:
+    """A model's tokens; `tokenizer` is the content of tokenizer.json. Raises BadGrammar when the library cannot spell them."""
+    eos = sorted(eos_token_ids) or None
+    try:
+        return LLTokenizer(tokenizer, n_vocab=vocabulary, eos_token=eos)
+    except ValueError:
+        pass  # it may know more tokens than the model
     try:
         return LLTokenizer(tokenizer, eos_token=eos)
     except ValueError as error:

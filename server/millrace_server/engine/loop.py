@@ -9,13 +9,12 @@ import queue
 import secrets
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Protocol
 
+from millrace_server.engine.compiling import Compiled, Compiler, Inbox
 from millrace_server.engine.failure import DeviceLost, StepOutOfMemory
 from millrace_server.engine.isolation import run_isolated
-from millrace_server.engine.messages import Cancel, FromFront, Output, Step, Submit
+from millrace_server.engine.messages import Cancel, Output, Step, Submit
 from millrace_server.engine.quarantine import Quarantine
 from millrace_server.engine.scheduler import Chunk, Plan, Scheduler
 from millrace_server.engine.sequence import INVALID_TOKEN, Choice, Sequence, TokenMask
@@ -48,27 +47,19 @@ class Runner(Protocol):
         """Whether a harmless token of its own gives numbers. May raise as `run` does."""
 
 
-@dataclass(frozen=True, slots=True)
-class Compiled:
-    """A request whose schema was compiled, or why it could not be."""
-
-    request: Submit
-    mask: TokenMask | str
-
-
 class Loop:
     """Owns the scheduler and the runner. `inbox` may be filled by any thread; everything else happens in the caller of `step`."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of an engine
         self,
         scheduler: Scheduler,
         runner: Runner,
         *,
-        inbox: queue.SimpleQueue[FromFront | Compiled],
+        inbox: Inbox,
         emit: Callable[[Step], None],
         max_length: int,
         vocabulary: int,
-        compile_schema: Callable[[str], TokenMask] | None = None,
+        compiler: Compiler | None = None,
         clock: Callable[[], float] = time.monotonic,
         draw_seed: Callable[[], int] = lambda: secrets.randbits(64),
     ) -> None:
@@ -78,10 +69,7 @@ class Loop:
         self._emit = emit
         self._max_length = max_length
         self._vocabulary = vocabulary
-        self._compile_schema = compile_schema
-        self._compiling: dict[str, Submit] = {}
-        """Requests whose schema is being compiled, in a thread of its own: no step waits for it."""
-        self._compiler = ThreadPoolExecutor(1, thread_name_prefix="compiler")
+        self._compiler = compiler
         self._clock = clock
         self._draw_seed = draw_seed
         self._quarantine = Quarantine()
@@ -109,44 +97,36 @@ class Loop:
                 return refused
             patience = 0.0
             if isinstance(message, Cancel):
-                self._compiling.pop(message.request_id, None)
+                if self._compiler is not None:
+                    self._compiler.forget(message.request_id)
                 sequence = self._scheduler.cancel(message.request_id)
                 if sequence:
                     self._runner.release(sequence)
             elif isinstance(message, Compiled):
-                if self._compiling.pop(message.request.request_id, None) is None:
-                    continue  # cancelled meanwhile
-                if isinstance(message.mask, str):
-                    refused.append(_refusal(message.request, message.mask))
-                else:
-                    self._add(message.request, message.mask)
+                refused += self._take_compiled(message)
             elif reason := self._objection(message):
                 refused.append(_refusal(message, reason))
             elif self._quarantine.is_quarantined(message, now=self._clock()):
                 why = "this request has failed its step repeatedly and is refused for some minutes; change the prompt"
                 refused.append(Output(request_id=message.request_id, tokens=[], finish_reason="quarantined", error=why))
-            elif message.sampling.schema is not None:
-                self._compiling[message.request_id] = message
-                self._compiler.submit(self._compile, message, message.sampling.schema)
+            elif self._compiler is not None and message.sampling.schema is not None:
+                self._compiler.begin(message, message.sampling.schema)
             else:
                 self._add(message)
+
+    def _take_compiled(self, compiled: Compiled) -> list[Output]:
+        """Queue the request, or return its refusal."""
+        if self._compiler is None or not self._compiler.forget(compiled.request.request_id):
+            return []  # cancelled meanwhile
+        if isinstance(compiled.mask, str):
+            return [_refusal(compiled.request, compiled.mask)]
+        self._add(compiled.request, compiled.mask)
+        return []
 
     def _add(self, request: Submit, mask: TokenMask | None = None) -> None:
         seed = self._draw_seed() if request.sampling.seed is None else request.sampling.seed
         now = self._clock()
         self._scheduler.add(Sequence(request, seed=seed, arrived=now, mask=mask), now=now)
-
-    def _compile(self, request: Submit, schema: str) -> None:
-        """In the compiler's thread."""
-        if request.request_id not in self._compiling:
-            return
-        mask: TokenMask | str = "this engine has no grammars"
-        try:
-            if self._compile_schema:
-                mask = self._compile_schema(schema)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is the request's own
-            mask = f"the schema cannot be compiled: {error}"
-        self._inbox.put(Compiled(request, mask))
 
     def _patience(self) -> float:
         """Seconds to wait for a message before the next step."""
@@ -167,6 +147,8 @@ class Loop:
             return f"a prompt token is outside the vocabulary of {self._vocabulary}"
         if not 0 <= (request.sampling.logprobs or 0) <= MOST_LOGPROBS:
             return f"logprobs={request.sampling.logprobs} is not within 0 and {MOST_LOGPROBS}"
+        if request.sampling.schema is not None and self._compiler is None:
+            return "this model cannot follow a schema"
         if max(len(request.stop_token_ids), len(request.sampling.logit_bias)) > MOST_LISTED_TOKENS:
             return f"stop_token_ids and logit_bias may name {MOST_LISTED_TOKENS} tokens each at most"
         return None
@@ -238,7 +220,7 @@ class Loop:
 
     def _speak(self, outputs: list[Output], *, worked: bool) -> None:
         now, running, waiting = self._clock(), len(self._scheduler.running), len(self._scheduler.waiting)
-        waiting += len(self._compiling)
+        waiting += self._compiler.pending if self._compiler is not None else 0
         news = worked or outputs or self._spoken != (running, waiting)
         if news or now >= self._spoke_at + HEARTBEAT_SECONDS:
             self._spoke_at, self._spoken = now, (running, waiting)

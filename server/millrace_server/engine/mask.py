@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from millrace_server.engine.grammar import BadGrammar, Grammar, Grammars
+from millrace_server.engine.grammar import BadGrammar, Grammar, Grammars, tokens_of
 
 FORBIDDEN = float("-inf")
 
@@ -39,5 +39,5 @@ class GrammarMask:
 def schema_compiler(folder: Path, *, vocabulary: int, eos_token_ids: frozenset[int]) -> Callable[[str], GrammarMask]:
     """From a JSON Schema to the mask of an answer that it accepts, by the tokenizer in the model's folder. Raises OSError, BadGrammar."""
     tokenizer = (folder / "tokenizer.json").read_text(encoding="utf-8")
-    grammars = Grammars(tokenizer, vocabulary=vocabulary, eos_token_ids=eos_token_ids)
+    grammars = Grammars(tokens_of(tokenizer, vocabulary=vocabulary, eos_token_ids=eos_token_ids))
     return lambda schema: GrammarMask(grammars.compile(schema))

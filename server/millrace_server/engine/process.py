@@ -17,13 +17,13 @@ from collections.abc import Sequence as Ordered
 from typing import TYPE_CHECKING, NoReturn
 
 from millrace_server.engine import checkpoint, frames
+from millrace_server.engine.compiling import Compiler, Inbox
 from millrace_server.engine.failure import EXIT_CANNOT_SERVE, EXIT_DEVICE_LOST, CannotServe, DeviceLost
-from millrace_server.engine.messages import FromEngine, FromFront, Output, Progress, Ready, Step, Submit
-from millrace_server.engine.sequence import TokenMask
+from millrace_server.engine.messages import FromEngine, Output, Progress, Ready, Step, Submit
 from millrace_server.settings import InvalidSettings, ServerSettings
 
 if TYPE_CHECKING:
-    from millrace_server.engine.loop import Compiled, Loop
+    from millrace_server.engine.loop import Loop
 
 TOKENS_PER_STEP = 512
 """Enough prompt tokens to keep the processor busy, few enough that those who generate wait little for a long prompt."""
@@ -41,7 +41,7 @@ class Front:
     """The engine's end of the socket. A thread fills `inbox`; when the front is gone the process ends at once, whatever it does."""
 
     def __init__(self, path: str) -> None:
-        self.inbox: "queue.SimpleQueue[FromFront | Compiled]" = queue.SimpleQueue()
+        self.inbox: Inbox = queue.SimpleQueue()
         self._connection = socket.socket(socket.AF_UNIX)
         self._connection.connect(path)
         self._reported: tuple[str, float] = ("", 0.0)
@@ -124,10 +124,11 @@ def serve(settings: ServerSettings, front: Front) -> NoReturn:
         report=front.report,
     )
     facts = runner.facts
-    compile_schema: Callable[[str], TokenMask] | None = None
+    compiler: Compiler | None = None
     no_schemas: str | None = None
     try:
         compile_schema = mask.schema_compiler(found.folder, vocabulary=facts.vocabulary, eos_token_ids=facts.eos_token_ids)
+        compiler = Compiler(compile_schema, front.inbox)
     except (OSError, BadGrammar) as error:
         no_schemas = str(error)
         log.warning("answers cannot follow a JSON schema: %s", error)
@@ -151,7 +152,7 @@ def serve(settings: ServerSettings, front: Front) -> NoReturn:
             emit=emit,
             max_length=facts.max_length,
             vocabulary=facts.vocabulary,
-            compile_schema=compile_schema,
+            compiler=compiler,
         )
 
     warm_up(loop, front, prompt=[0] * min(WARM_UP_PROMPT, facts.max_length - WARM_UP_TOKENS))

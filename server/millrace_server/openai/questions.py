@@ -1,9 +1,10 @@
 """From what a client of OpenAI's API sends to the question that it asks. Raises BadRequest with the field and the limit."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import msgspec
 from msgspec import UNSET, UnsetType
 
 from millrace_server.chat.template import check
@@ -16,6 +17,8 @@ from millrace_server.question import Conversation, Prompt, Question
 
 DEFAULT_COMPLETION_TOKENS = 16
 """OpenAI's own."""
+ANY_OBJECT = '{"type":"object"}'
+"""The schema of `json_object`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +61,25 @@ def chat(request: ChatRequest) -> tuple[Question, Manner]:
         raise BadRequest("top_logprobs is refused: it needs logprobs to be true", param="top_logprobs")
     manner = _manner(request, (request.top_logprobs or 0) if request.logprobs else None)
     conversation = Conversation(messages=messages, variables=variables)
-    return _question(request, [conversation], _max_tokens(request), None, manner), manner
+    question = _question(request, [conversation], _max_tokens(request), None, manner)
+    if schema := _schema(request):
+        question = replace(question, sampling=msgspec.structs.replace(question.sampling, schema=schema))
+    return question, manner
+
+
+def _schema(request: ChatRequest) -> str | None:
+    """The JSON Schema that the answer must satisfy."""
+    wanted = request.response_format
+    if wanted is None or wanted.type == "text":
+        return None
+    for name in ("ignore_eos", "min_tokens"):
+        if getattr(request, name):
+            raise BadRequest(f"{name} is refused: with response_format an answer ends when its JSON is complete; leave it out", param=name)
+    if wanted.type == "json_object":
+        return ANY_OBJECT
+    if wanted.json_schema is None:
+        raise BadRequest("response_format.json_schema is missing; it holds a name and a schema", param="response_format.json_schema")
+    return bytes(wanted.json_schema.schema).decode()
 
 
 def _prompts(prompt: str | list[str | TokenID | list[TokenID]]) -> list[Prompt]:

@@ -1,6 +1,6 @@
 """What clients of OpenAI's API send. Every field may be null, which means unset; a field that is not listed here is refused."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -93,6 +93,20 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     tool_calls: object = None
 
 
+class JSONSchema(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    name: Annotated[str, Meta(min_length=1, max_length=64)]
+    schema: msgspec.Raw
+    """Not parsed here: whoever compiles it does."""
+    description: str | None = None
+    strict: bool | None = None
+    """Every schema is followed strictly."""
+
+
+class ResponseFormat(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JSONSchema | None = None
+
+
 class ChatRequest(SamplingRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """POST /v1/chat/completions."""
 
@@ -102,6 +116,7 @@ class ChatRequest(SamplingRequest, frozen=True, kw_only=True, forbid_unknown_fie
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=MOST_LOGPROBS)] | None = None
     chat_template_kwargs: dict[str, object] | None = None
+    response_format: ResponseFormat | None = None
 
     parallel_tool_calls: object = None
     """Without tools there are no calls, parallel or not."""
@@ -110,7 +125,6 @@ class ChatRequest(SamplingRequest, frozen=True, kw_only=True, forbid_unknown_fie
     tool_choice: object = None
     functions: object = None
     function_call: object = None
-    response_format: object = None
     modalities: object = None
     audio: object = None
     prediction: object = None

@@ -21,7 +21,6 @@ REQUEST_FIELDS: Mapping[str, Unsupported] = {
     "tool_choice": Unsupported("leave it out", ("none", "auto")),
     "functions": Unsupported("describe them in a system message"),
     "function_call": Unsupported("leave it out", ("none", "auto")),
-    "response_format": Unsupported("ask for the format in a message", ({"type": "text"},)),
     "modalities": Unsupported("this server answers in text", (["text"],)),
     "audio": Unsupported("this server answers in text"),
     "prediction": Unsupported("leave it out"),

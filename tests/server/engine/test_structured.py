@@ -2,6 +2,7 @@
 
 import json
 import random
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any
 import pytest
 
 import small_engine
-from millrace_server.engine.grammar import BadGrammar, Grammar, Grammars
+from millrace_server.engine.failure import StepOutOfMemory
+from millrace_server.engine.grammar import BadGrammar, Grammar, Grammars, tokens_of
 from millrace_server.engine.mask import GrammarMask, schema_compiler
 from millrace_server.engine.runner import Runner
 from small_engine import SmallEngine, request
 
+Compile = Callable[[str], GrammarMask]
 EOS = 256
 PERSON: dict[str, Any] = {
     "type": "object",
@@ -52,12 +55,12 @@ def runner(tiny_model: Path) -> Runner:
 
 
 @pytest.fixture(scope="module")
-def compile_schema(tiny_model: Path) -> Callable[[str], GrammarMask]:
+def compile_schema(tiny_model: Path) -> Compile:
     return schema_compiler(tiny_model, vocabulary=259, eos_token_ids=frozenset({EOS}))
 
 
 @pytest.fixture(scope="module")
-def engine_of(runner: Runner, compile_schema: Callable[[str], GrammarMask]) -> Callable[..., SmallEngine]:
+def engine_of(runner: Runner, compile_schema: Compile) -> Callable[..., SmallEngine]:
     def engine(**options: Any) -> SmallEngine:  # noqa: ANN401 - SmallEngine's own
         return SmallEngine(runner, **{"compile_schema": compile_schema, "eos_token_ids": [EOS], **options})
 
@@ -119,7 +122,8 @@ def test_batch_mates_change_nothing_for_each_other(engine_of: Callable[..., Smal
     single = engine_of()
     single.submit(asking("person", PERSON, seed=3, temperature=1.0))
     finish(single, "person")
-    together.submit(asking("person", PERSON, seed=3, temperature=1.0), NEIGHBOUR, asking("any", {"type": "object"}, seed=1, temperature=1.0))
+    together.submit(asking("person", PERSON, seed=3, temperature=1.0), NEIGHBOUR)
+    together.submit(asking("any", {"type": "object"}, seed=1, temperature=1.0))
     finish(together, "person", "neighbour", "any")
     assert together.tokens("neighbour") == alone.tokens("neighbour")
     assert together.tokens("person") == single.tokens("person")
@@ -144,8 +148,6 @@ class FailsOnce:
         self._left -= 1
         choices = self._runner.run(chunks)
         if self._left == 0:
-            from millrace_server.engine.failure import StepOutOfMemory
-
             raise StepOutOfMemory("all masks were asked already")
         return choices
 
@@ -154,7 +156,7 @@ class FailsOnce:
 
 
 def test_who_lost_its_cache_in_mid_answer_goes_on_in_the_same_place(
-    runner: Runner, engine_of: Callable[..., SmallEngine], compile_schema: Callable[[str], GrammarMask]
+    runner: Runner, engine_of: Callable[..., SmallEngine], compile_schema: Compile
 ) -> None:
     calm = engine_of()
     shaken = SmallEngine(FailsOnce(runner, at=9), compile_schema=compile_schema, eos_token_ids=[EOS])
@@ -164,9 +166,9 @@ def test_who_lost_its_cache_in_mid_answer_goes_on_in_the_same_place(
     assert [shaken.tokens(name) for name in ("0", "1")] == [calm.tokens(name) for name in ("0", "1")]
 
 
-def test_a_grammar_that_cannot_go_on_ends_its_request_alone(engine_of: Callable[..., SmallEngine], compile_schema: Any) -> None:
+def test_a_grammar_that_cannot_go_on_ends_its_request_alone(engine_of: Callable[..., SmallEngine], compile_schema: Compile) -> None:
     def with_a_slow_one(schema: str) -> GrammarMask:
-        mask: GrammarMask = compile_schema(schema)
+        mask = compile_schema(schema)
         if "slow" in schema:
             seconds = iter(range(10**6))
             mask = GrammarMask(Grammar(compile_schema(schema)._grammar._matcher, clock=lambda: float(next(seconds))))
@@ -186,15 +188,12 @@ def test_a_grammar_that_cannot_go_on_ends_its_request_alone(engine_of: Callable[
     assert 'Unimplemented keys: ["not"]' in reasons["bad"][1]
 
 
-def test_who_leaves_while_the_schema_is_compiled_leaves_nothing(engine_of: Callable[..., SmallEngine], compile_schema: Any) -> None:
-    import threading
-
+def test_who_leaves_while_the_schema_is_compiled_leaves_nothing(engine_of: Callable[..., SmallEngine], compile_schema: Compile) -> None:
     may_go_on = threading.Event()
 
     def held(schema: str) -> GrammarMask:
         assert may_go_on.wait(60)
-        mask: GrammarMask = compile_schema(schema)
-        return mask
+        return compile_schema(schema)
 
     engine = engine_of(compile_schema=held)
     engine.submit(asking("gone", {"const": 1}), asking("stays", {"const": 2}), NEIGHBOUR)
@@ -221,7 +220,7 @@ def test_copies_of_one_answer_are_places_of_their_own(engine_of: Callable[..., S
 
 
 def test_random_choices_among_what_is_allowed_are_always_json(tiny_model: Path) -> None:
-    grammars = Grammars((tiny_model / "tokenizer.json").read_text(), vocabulary=259, eos_token_ids=frozenset({EOS}))
+    grammars = Grammars(tokens_of((tiny_model / "tokenizer.json").read_text(), vocabulary=259, eos_token_ids=frozenset({EOS})))
     for seed in range(30):
         chance, grammar, written = random.Random(seed), grammars.compile(json.dumps(PERSON)), bytearray()
         while True:
@@ -236,6 +235,7 @@ def test_random_choices_among_what_is_allowed_are_always_json(tiny_model: Path) 
 
 
 def test_a_token_that_was_not_allowed_is_an_error(tiny_model: Path) -> None:
-    grammar = Grammars((tiny_model / "tokenizer.json").read_text(), vocabulary=259, eos_token_ids=frozenset()).compile('{"const": 1}')
+    tokens = tokens_of((tiny_model / "tokenizer.json").read_text(), vocabulary=259, eos_token_ids=frozenset())
+    grammar = Grammars(tokens).compile('{"const": 1}')
     with pytest.raises(BadGrammar, match="doesn't satisfy the grammar"):
         grammar.accept(ord("x"))
