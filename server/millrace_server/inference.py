@@ -127,7 +127,12 @@ class Inference:
             if isinstance(error, TimeoutError):
                 raise DeadlinePassed("the deadline passed while the prompt was still being read") from None
             raise
-        answers = [Answer(text.answer(request.prompt), question.stop, is_streamed=question.is_streamed) for request in requests]
+        shown = (
+            self.chat.markers if self.chat and any(isinstance(asked, Conversation) and asked.tools for asked in question.prompts) else ()
+        )
+        answers = [
+            Answer(text.answer(request.prompt, shown=shown), question.stop, is_streamed=question.is_streamed) for request in requests
+        ]
         answering = Answering(prompts, requests, answers, call=call, engine=self.engine, admission=self.admission, metrics=self.metrics)
         try:
             answering.start()
@@ -161,7 +166,7 @@ class Inference:
             case Conversation():
                 if self.chat is None:
                     raise ModelLoading("the chat template is being loaded; try again", retry_after=ENGINE_RETRY_SECONDS)
-                return await self.chat.render(prompt.messages, **prompt.variables)
+                return await self.chat.render(prompt.messages, prompt.tools, **prompt.variables)
             case _:
                 check_token_ids(prompt, vocabulary=ready.vocabulary, field="prompt")
                 return prompt

@@ -49,7 +49,7 @@ def main() -> None:
             given = msgspec.json.decode(line, type=Template)
             marks = given.marks
             template = compiled(given)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a template may fail in every way there is
             raise Refusal(reason(error, marks)) from None
         return ""
 

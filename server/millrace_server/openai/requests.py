@@ -10,6 +10,8 @@ from millrace_server.protocol import LARGEST_INTEGER
 
 MAX_ANSWERS = 64
 """Of one request, over all its prompts."""
+MAX_TOOLS = 128
+"""That a model may call, and calls of one message."""
 MOST_URGENT, LEAST_URGENT = -100, 100
 
 Count = Annotated[int, Meta(ge=1, le=LARGEST_INTEGER)]
@@ -80,17 +82,42 @@ class TextPart(msgspec.Struct, frozen=True, kw_only=True):
     text: str | None = None
 
 
+class CalledFunction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    name: str
+    arguments: str
+    """A JSON object."""
+
+
+class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
+class ToolFunction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    name: Annotated[str, Meta(min_length=1, max_length=64)]
+    description: str | None = None
+    parameters: dict[str, object] | None = None
+    """JSON Schema; described to the model, not enforced."""
+    strict: bool | None = None
+
+
+class Tool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    type: Literal["function"]
+    function: ToolFunction
+
+
 class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     role: str
     content: str | list[TextPart] | None = None
     name: str | None = None
     tool_call_id: str | None = None
+    tool_calls: Annotated[list[ToolCall], Meta(max_length=MAX_TOOLS)] | None = None
 
     refusal: object = None
     annotations: object = None
     audio: object = None
     function_call: object = None
-    tool_calls: object = None
 
 
 class JSONSchema(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -118,11 +145,11 @@ class ChatRequest(SamplingRequest, frozen=True, kw_only=True, forbid_unknown_fie
     chat_template_kwargs: dict[str, object] | None = None
     response_format: ResponseFormat | None = None
 
-    parallel_tool_calls: object = None
-    """Without tools there are no calls, parallel or not."""
+    tools: Annotated[list[Tool], Meta(max_length=MAX_TOOLS)] | None = None
+    tool_choice: str | dict[str, object] | None = None
+    """auto or none."""
+    parallel_tool_calls: bool | None = None
 
-    tools: object = None
-    tool_choice: object = None
     functions: object = None
     function_call: object = None
     modalities: object = None

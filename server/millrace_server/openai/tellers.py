@@ -1,12 +1,13 @@
 """From the pieces of the answers to replies: whole, or as the events of a stream."""
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from msgspec import UnsetType
 
 from millrace_server.answer import WrittenToken
 from millrace_server.answering import Answering, Piece, Whole
+from millrace_server.openai.calls import AnswerCalls
 from millrace_server.openai.logprobs import chat_logprobs, completion_logprobs
 from millrace_server.openai.questions import Manner
 from millrace_server.openai.replies import (
@@ -22,6 +23,7 @@ from millrace_server.openai.replies import (
     Usage,
 )
 from millrace_server.spelling import Spelling
+from millrace_server.tools.calls import CallParser
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,30 +51,44 @@ class ChatTeller:
     head: Head
     manner: Manner
     spelling: Spelling
+    call_parser: Callable[[list[int]], CallParser] | None = None
+    """For an answer to this prompt, when the model has tools."""
 
     async def whole(self, answering: Answering) -> ChatCompletion:
-        choices = [self._choice(index, whole) for index, whole in enumerate(await answering.whole())]
+        choices = [await self._choice(answering, index, whole) for index, whole in enumerate(await answering.whole())]
         return ChatCompletion(**vars(self.head), choices=choices, usage=usage(answering))
 
     async def events(self, answering: Answering) -> AsyncGenerator[ChatChunk, None]:
         introduced: set[int] = set()
+        calls: dict[int, AnswerCalls] = {}
         async for piece in answering:
-            if not says_something(piece):
+            if self.call_parser and piece.index not in calls:
+                calls[piece.index] = self._calls(self.call_parser, answering, piece.index)
+            deltas, finish_reason = [Delta(content=piece.text) if piece.text else Delta()], piece.finish_reason
+            if piece.index in calls:
+                deltas, finish_reason = await calls[piece.index].deltas(piece)
+            if not says_something(piece) or not (deltas or piece.tokens or finish_reason):
                 continue
             if piece.index not in introduced:
                 introduced.add(piece.index)
                 yield self._chunk([ChunkChoice(index=piece.index, delta=Delta(role="assistant", content=""))], self.manner.no_usage)
-            yield self._chunk([self._news(piece)], self.manner.no_usage)
+            for number, delta in enumerate(deltas or [Delta()]):
+                is_last = number + 1 >= len(deltas)
+                logprobs = self._logprobs(piece.tokens if is_last else [])
+                reason = finish_reason if is_last else None
+                choice = ChunkChoice(index=piece.index, delta=delta, logprobs=logprobs, finish_reason=reason)
+                yield self._chunk([choice], self.manner.no_usage)
         if self.manner.has_usage_event:
             yield self._chunk([], usage(answering))
 
-    def _choice(self, index: int, whole: Whole) -> ChatChoice:
-        message = AssistantMessage(content=whole.text)
-        return ChatChoice(index=index, message=message, logprobs=self._logprobs(whole.tokens), finish_reason=whole.finish_reason)
+    async def _choice(self, answering: Answering, index: int, whole: Whole) -> ChatChoice:
+        message, finish_reason = AssistantMessage(content=whole.text), whole.finish_reason
+        if self.call_parser:
+            message, finish_reason = await self._calls(self.call_parser, answering, index).message(whole)
+        return ChatChoice(index=index, message=message, logprobs=self._logprobs(whole.tokens), finish_reason=finish_reason)
 
-    def _news(self, piece: Piece) -> ChunkChoice:
-        delta = Delta(content=piece.text) if piece.text else Delta()
-        return ChunkChoice(index=piece.index, delta=delta, logprobs=self._logprobs(piece.tokens), finish_reason=piece.finish_reason)
+    def _calls(self, call_parser: Callable[[list[int]], CallParser], answering: Answering, index: int) -> AnswerCalls:
+        return AnswerCalls(call_parser(answering.prompts[0]), name=f"{self.head.id.removeprefix('chatcmpl-')}-{index}")
 
     def _chunk(self, choices: list[ChunkChoice], used: Usage | UnsetType | None) -> ChatChunk:
         return ChatChunk(**vars(self.head), choices=choices, usage=used)
