@@ -123,7 +123,7 @@ class ChatTemplate:
                 written = self._text.decode(prompt, with_specials=True)
                 return OwnParser(self._own_parser, prompt=written, tools=tools, specials=self.markers)
 
-    async def render(self, messages: Sequence[Message], tools: Sequence[Message] = (), **allowed: object) -> list[int]:
+    async def render(self, messages: Sequence[Message], tools: Sequence[Message] = (), /, **allowed: object) -> list[int]:
         """The prompt's token ids, up to where the assistant's answer begins. Raises BadRequest, ChatUnavailable among them."""
         if self.failure:
             raise ChatUnavailable(f"{self.failure}; send a prompt to be completed instead")

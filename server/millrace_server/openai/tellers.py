@@ -64,10 +64,10 @@ class ChatTeller:
         async for piece in answering:
             if self.call_parser and piece.index not in calls:
                 calls[piece.index] = self._calls(self.call_parser, answering, piece.index)
-            deltas, finish_reason = [Delta(content=piece.text) if piece.text else Delta()], piece.finish_reason
+            deltas, finish_reason = [Delta(content=piece.text)] if piece.text else [], piece.finish_reason
             if piece.index in calls:
                 deltas, finish_reason = await calls[piece.index].deltas(piece)
-            if not says_something(piece) or not (deltas or piece.tokens or finish_reason):
+            if not (deltas or piece.tokens or finish_reason):
                 continue
             if piece.index not in introduced:
                 introduced.add(piece.index)

@@ -57,7 +57,7 @@ class HermesParser:
         if call:
             return [call]
         text = HERMES_OPEN + held if self._is_inside else held
-        return [] if self._has_called and not text.strip() or not text else [text]
+        return [] if (self._has_called and not text.strip()) or not text else [text]
 
     def _next(self) -> Part | None:
         """None when more text is needed first; empty when only the state changed."""

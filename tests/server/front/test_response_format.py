@@ -181,7 +181,7 @@ def test_patterns_that_explode_later_end_by_themselves(server: RunningServer, cl
 
 
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
-    ({"response_format": {"type": "xml"}}, "response_format.type", "xml"),
+    ({"response_format": {"type": "xml"}}, "response_format.type", "it must be one of text, json_object, json_schema"),
     ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "it holds a name and a schema"),
     ({"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}}, FIELD, "is missing"),
     ({"extra_body": {"ignore_eos": True}}, "ignore_eos", "ends when its JSON is complete"),
