@@ -24,7 +24,7 @@ import msgspec
 
 from millrace_server.chat.messages import Template
 from millrace_server.chat.renderer import Renderer, RenderFailed
-from millrace_server.confined.parent import Confined
+from millrace_server.confined.parent import Confined, ConfinedFailed
 from millrace_server.errors import BadRequest, ChatUnavailable
 from millrace_server.text import Text, random_mark
 from millrace_server.tools.calls import CallParser, HermesParser, LlamaParser
@@ -101,6 +101,7 @@ class ChatTemplate:
             template = cls(text, source, tokens, parser=parser)
             try:
                 await template._try_out()
+                await template._try_own_parser()
             except OSError as error:
                 template.failure = f"the process that renders chat templates cannot be started: {error}"
         if template.failure:
@@ -168,6 +169,19 @@ class ChatTemplate:
             await plain.close()
             if self.failure:
                 await self._renderer.close()
+
+    async def _try_own_parser(self) -> None:
+        """Do without one that does not work."""
+        if self._form is not Form.own:
+            return
+        nothing = OwnParser(self._own_parser, prompt="", tools=(), specials=frozenset())
+        try:
+            await nothing.ask()
+        except ConfinedFailed as error:
+            logger.warning("the tokenizer's response_template does not work", extra={"why": str(error)})
+            self._form = form_of(self._source, has_parser=False)
+        finally:
+            await self._own_parser.close()
 
     async def _compare(self, plain: Renderer) -> tuple[frozenset[str], str | None]:
         """The composed tokens, and the failure."""

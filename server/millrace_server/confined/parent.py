@@ -66,7 +66,7 @@ class Confined:
             try:
                 await self._ask(self._process, self._first)
             except ConfinedFailed:
-                self._kill()
+                await self.close()
                 raise
         return self._process
 

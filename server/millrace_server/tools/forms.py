@@ -49,10 +49,14 @@ class OwnParser:
         self._held += text
         return []
 
-    async def finish(self) -> list[Part]:
+    async def ask(self) -> Parsed:
+        """Raises ConfinedFailed, or msgspec's own for what is no call."""
         answered = Answered(prompt=self._prompt, text=self._held, tools=[dict(tool) for tool in self._tools])
+        return msgspec.json.decode(await self._process.ask(msgspec.json.encode(answered)), type=Parsed)
+
+    async def finish(self) -> list[Part]:
         try:
-            parsed = msgspec.json.decode(await self._process.ask(msgspec.json.encode(answered)), type=Parsed)
+            parsed = await self.ask()
         except (ConfinedFailed, msgspec.MsgspecError):
             parsed = Parsed(content="", calls=[])
         if parsed.calls:
