@@ -29,6 +29,7 @@ from millrace_server.errors import BadRequest, ChatUnavailable
 from millrace_server.text import Text, random_mark
 from millrace_server.tools.calls import CallParser, HermesParser, LlamaParser
 from millrace_server.tools.forms import Form, OwnParser, form_of
+from millrace_server.tools.messages import Answered
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 ALLOWED: dict[str, tuple[object, ...]] = {
@@ -113,16 +114,19 @@ class ChatTemplate:
         """Special tokens that a model's calls are told by, if they are special."""
         return frozenset(self._text.marks) if self._form is Form.own else self._form.value if self._form else frozenset()
 
-    def call_parser(self, prompt: list[int], tools: Sequence[Message]) -> CallParser:
-        """For one answer to a prompt that was rendered with `tools`."""
+    def call_parser(self, messages: Sequence[Message], tools: Sequence[Message], /, **allowed: object) -> CallParser:
+        """For one answer to what `render` makes of the same."""
+
+        async def prompt() -> str:
+            return self._text.decode(await self.render(messages, tools, **allowed), with_specials=True)
+
         match self._form:
             case Form.hermes:
                 return HermesParser()
             case Form.llama:
                 return LlamaParser()
             case _:
-                written = self._text.decode(prompt, with_specials=True)
-                return OwnParser(self._own_parser, prompt=written, tools=tools, specials=self.markers)
+                return OwnParser(self._own_parser, prompt=prompt, tools=tools, specials=self.markers)
 
     async def render(self, messages: Sequence[Message], tools: Sequence[Message] = (), /, **allowed: object) -> list[int]:
         """The prompt's token ids, up to where the assistant's answer begins. Raises BadRequest, ChatUnavailable among them."""
@@ -174,9 +178,9 @@ class ChatTemplate:
         """Do without one that does not work."""
         if self._form is not Form.own:
             return
-        nothing = OwnParser(self._own_parser, prompt="", tools=(), specials=frozenset())
+        nothing = Answered(prompt="", text="", tools=[])
         try:
-            await nothing.ask()
+            await self._own_parser.ask(msgspec.json.encode(nothing))
         except ConfinedFailed as error:
             logger.warning("the tokenizer's response_template does not work", extra={"why": str(error)})
             self._form = form_of(self._source, has_parser=False)

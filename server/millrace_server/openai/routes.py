@@ -95,11 +95,11 @@ def _head(kind: str, inference: Inference, call: Call) -> Head:
     )
 
 
-def _call_parser(question: Question, inference: Inference) -> Callable[[list[int]], CallParser] | None:
+def _call_parser(question: Question, inference: Inference) -> Callable[[], CallParser] | None:
     """For answers that may hold calls of tools."""
     match question.prompts[0]:
-        case Conversation(tools=tools) if tools and inference.chat:
-            return partial(inference.chat.call_parser, tools=tools)
+        case Conversation() as asked if asked.tools and inference.chat:
+            return partial(inference.chat.call_parser, asked.messages, asked.tools, **asked.variables)
     return None
 
 

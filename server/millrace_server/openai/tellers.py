@@ -51,11 +51,11 @@ class ChatTeller:
     head: Head
     manner: Manner
     spelling: Spelling
-    call_parser: Callable[[list[int]], CallParser] | None = None
-    """For an answer to this prompt, when the model has tools."""
+    call_parser: Callable[[], CallParser] | None = None
+    """For one answer, when the model has tools."""
 
     async def whole(self, answering: Answering) -> ChatCompletion:
-        choices = [await self._choice(answering, index, whole) for index, whole in enumerate(await answering.whole())]
+        choices = [await self._choice(index, whole) for index, whole in enumerate(await answering.whole())]
         return ChatCompletion(**vars(self.head), choices=choices, usage=usage(answering))
 
     async def events(self, answering: Answering) -> AsyncGenerator[ChatChunk, None]:
@@ -63,7 +63,7 @@ class ChatTeller:
         calls: dict[int, AnswerCalls] = {}
         async for piece in answering:
             if self.call_parser and piece.index not in calls:
-                calls[piece.index] = self._calls(self.call_parser, answering, piece.index)
+                calls[piece.index] = self._calls(self.call_parser, piece.index)
             deltas, finish_reason = [Delta(content=piece.text)] if piece.text else [], piece.finish_reason
             if piece.index in calls:
                 deltas, finish_reason = await calls[piece.index].deltas(piece)
@@ -81,14 +81,14 @@ class ChatTeller:
         if self.manner.has_usage_event:
             yield self._chunk([], usage(answering))
 
-    async def _choice(self, answering: Answering, index: int, whole: Whole) -> ChatChoice:
+    async def _choice(self, index: int, whole: Whole) -> ChatChoice:
         message, finish_reason = AssistantMessage(content=whole.text), whole.finish_reason
         if self.call_parser:
-            message, finish_reason = await self._calls(self.call_parser, answering, index).message(whole)
+            message, finish_reason = await self._calls(self.call_parser, index).message(whole)
         return ChatChoice(index=index, message=message, logprobs=self._logprobs(whole.tokens), finish_reason=finish_reason)
 
-    def _calls(self, call_parser: Callable[[list[int]], CallParser], answering: Answering, index: int) -> AnswerCalls:
-        return AnswerCalls(call_parser(answering.prompts[0]), name=f"{self.head.id.removeprefix('chatcmpl-')}-{index}")
+    def _calls(self, call_parser: Callable[[], CallParser], index: int) -> AnswerCalls:
+        return AnswerCalls(call_parser(), name=f"{self.head.id.removeprefix('chatcmpl-')}-{index}")
 
     def _chunk(self, choices: list[ChunkChoice], used: Usage | UnsetType | None) -> ChatChunk:
         return ChatChunk(**vars(self.head), choices=choices, usage=used)

@@ -1,7 +1,7 @@
 """In which form a model writes its calls, told from its folder: by the parser that its tokenizer brings, else by its chat template."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import Enum
 
 import msgspec
@@ -37,8 +37,10 @@ def form_of(template: str, *, has_parser: bool) -> Form | None:
 class OwnParser:
     """Asks the model's own parser when the answer is complete: until then nothing is certain."""
 
-    def __init__(self, process: Confined, *, prompt: str, tools: Sequence[Mapping[str, object]], specials: frozenset[str]) -> None:
-        """`prompt` with its special tokens; `specials` are how they are spelt."""
+    def __init__(
+        self, process: Confined, *, prompt: Callable[[], Awaitable[str]], tools: Sequence[Mapping[str, object]], specials: frozenset[str]
+    ) -> None:
+        """`prompt` gives it with its special tokens, for it may begin the answer; `specials` are how they are spelt."""
         self._process = process
         self._prompt = prompt
         self._tools = tools
@@ -49,14 +51,10 @@ class OwnParser:
         self._held += text
         return []
 
-    async def ask(self) -> Parsed:
-        """Raises ConfinedFailed, or msgspec's own for what is no call."""
-        answered = Answered(prompt=self._prompt, text=self._held, tools=[dict(tool) for tool in self._tools])
-        return msgspec.json.decode(await self._process.ask(msgspec.json.encode(answered)), type=Parsed)
-
     async def finish(self) -> list[Part]:
+        answered = Answered(prompt=await self._prompt(), text=self._held, tools=[dict(tool) for tool in self._tools])
         try:
-            parsed = await self.ask()
+            parsed = msgspec.json.decode(await self._process.ask(msgspec.json.encode(answered)), type=Parsed)
         except (ConfinedFailed, msgspec.MsgspecError):
             parsed = Parsed(content="", calls=[])
         if parsed.calls:

@@ -77,9 +77,9 @@ async def test_what_a_tool_spells_is_no_special_token(tmp_path: Path, source: st
 
 async def test_the_form_decides_how_calls_are_read(tmp_path: Path) -> None:
     async with loaded(model_folder(tmp_path / "hermes", HERMES)) as template:
-        assert isinstance(template.call_parser([], [TOOL]), HermesParser)
+        assert isinstance(template.call_parser(MESSAGES[:1], [TOOL]), HermesParser)
     async with loaded(model_folder(tmp_path / "llama", LLAMA)) as template:
-        assert isinstance(template.call_parser([], [TOOL]), LlamaParser)
+        assert isinstance(template.call_parser(MESSAGES[:1], [TOOL]), LlamaParser)
         assert template.markers == {"<|python_tag|>"}
 
 
@@ -104,7 +104,7 @@ def test_a_marker_that_is_a_special_token_is_shown_where_it_is_looked_for(tmp_pa
 
 
 async def read(template: ChatTemplate, *pieces: str) -> list[Part]:
-    parser = template.call_parser([], [TOOL])
+    parser = template.call_parser(MESSAGES[:1], [TOOL])
     return [part for piece in pieces for part in parser.push(piece)] + await parser.finish()
 
 
@@ -131,7 +131,7 @@ async def test_a_parser_that_takes_too_long_leaves_the_text(tmp_path: Path) -> N
 
 async def test_a_parser_that_does_not_work_is_done_without(tmp_path: Path) -> None:
     async with loaded(with_parser(tmp_path, {"fields": {"content": {"open_pattern": "("}}})) as template:
-        assert isinstance(template.call_parser([], [TOOL]), HermesParser)
+        assert isinstance(template.call_parser(MESSAGES[:1], [TOOL]), HermesParser)
 
 
 async def test_the_parsers_process_holds_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
