@@ -91,7 +91,7 @@ def tokens_of(tokenizer: str, *, vocabulary: int, eos_token_ids: frozenset[int])
     try:
         return LLTokenizer(tokenizer, eos_token=eos)
     except ValueError as error:
-        raise BadGrammar(f"its tokens cannot be matched with a grammar: {error}") from None
+        raise BadGrammar(f"its tokens cannot be matched with a grammar: {str(error)[:200]}") from None
 
 
 def _check(matcher: LLMatcher) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from tokenizers import Tokenizer, models
 
 import small_engine
 from millrace_server.engine.failure import StepOutOfMemory
@@ -232,6 +234,20 @@ def test_random_choices_among_what_is_allowed_are_always_json(tiny_model: Path) 
             if grammar.accept(token):
                 break
         assert is_person(written.decode())
+
+
+def test_tokens_that_the_library_cannot_spell_are_refused_in_words() -> None:
+    words = Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
+    with pytest.raises(BadGrammar, match="its tokens cannot be matched with a grammar"):
+        tokens_of(words.to_str(), vocabulary=2, eos_token_ids=frozenset())
+
+
+@pytest.mark.parametrize("vocabulary", [100, 259, 5000])
+def test_models_and_tokenizers_may_know_different_numbers_of_tokens(tiny_model: Path, vocabulary: int) -> None:
+    compile_schema = schema_compiler(tiny_model, vocabulary=vocabulary, eos_token_ids=frozenset({EOS}))
+    logits = torch.zeros(vocabulary)
+    compile_schema('{"enum": ["a", 1]}').forbid(logits)
+    assert logits.isfinite().nonzero().flatten().tolist() == [ord('"'), ord("1")]
 
 
 def test_a_token_that_was_not_allowed_is_an_error(tiny_model: Path) -> None:

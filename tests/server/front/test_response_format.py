@@ -6,14 +6,21 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+import msgspec
 import openai
 import psutil
 import pytest
 import pytest_asyncio
 
+import fake_model
+from millrace_server.engine.handle import Serving
+from millrace_server.engine.messages import Sampling
 from millrace_server.errors import BadRequest
+from millrace_server.question import Call, Question
 from millrace_server.schemas.check import SchemaCheck
+from millrace_server.text import Text
 from running_server import RunningServer
+from server.front.scripted import READY, inference
 
 MESSAGES: Any = [{"role": "user", "content": "a JSON"}]
 SCHEMA: dict[str, Any] = {
@@ -95,6 +102,15 @@ def test_a_text_format_changes_nothing(client: openai.OpenAI) -> None:
     as_text: Any = {**plain, "response_format": {"type": "text"}}
     contents = [client.chat.completions.create(**asked).choices[0].message.content for asked in (plain, as_text)]
     assert contents[0] == contents[1]
+
+
+async def test_a_model_whose_tokens_cannot_be_matched_says_so() -> None:
+    server, _ = inference(Serving(msgspec.structs.replace(READY, no_schemas="its tokens are strange")))
+    server.text = Text(fake_model.tokenizer())
+    asked = Question(prompts=["a"], max_tokens=1, default_max_tokens=None, sampling=Sampling(schema="{}"))
+    with pytest.raises(BadRequest, match="this model cannot follow a schema, its tokens are strange"):
+        await server.generate(asked, Call(request_id="id", arrived=time.monotonic(), timeout=30))
+    assert (server.admission.in_system, server.admission.arrivals) == (0, 0)
 
 
 FIELD = "response_format.json_schema.schema"
