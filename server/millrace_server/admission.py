@@ -72,9 +72,9 @@ class Admission:
         self.completed += 1
         self._recent_completed += 1
 
-    def answered_from_cache(self) -> None:
-        self.arrivals += 1
-        self.completed += 1
+    def answered_from_cache(self, answers: int) -> None:
+        self.arrivals += answers
+        self.completed += answers
 
     def withdraw(self, *, now: float, answers: int = 1) -> None:
         """Let go of a request that turned out to be malformed: it was no demand."""

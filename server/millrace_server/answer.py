@@ -7,6 +7,9 @@ from millrace_server.engine.messages import Logprobs
 from millrace_server.stops import StopStrings
 from millrace_server.text import AnswerText
 
+LEAST_LOGPROB = -9999.0
+"""JSON has no infinity."""
+
 
 class WrittenToken(NamedTuple):
     token: int
@@ -35,6 +38,10 @@ class Answer:
     def is_stopped(self) -> bool:
         """Whether a stop string is complete, so that no more tokens are needed."""
         return self._stops.matched
+
+    def read_at_once(self) -> None:
+        """From the next token on, text comes out as soon as it is certain."""
+        self._reads_at_once = True
 
     def take(self, tokens: list[int], likelihoods: Sequence[Logprobs] = ()) -> None:
         self.tokens += len(tokens)

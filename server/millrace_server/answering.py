@@ -5,6 +5,8 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
 
 from millrace_server.admission import Admission
 from millrace_server.answer import Answer, WrittenToken
@@ -21,6 +23,17 @@ ENGINE_RETRY_SECONDS = 5
 """What a client waits for an engine that loads or starts again."""
 
 
+class Source(StrEnum):
+    """Where answers come from."""
+
+    hit = "hit"
+    """The cache, or the work for an equal question that was there before."""
+    miss = "miss"
+    """The model, and the cache may have them from now on."""
+    bypass = "bypass"
+    """The model, and the cache is not to know."""
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """What is new of one answer."""
@@ -32,6 +45,10 @@ class Piece:
     """Only when log probabilities were asked for."""
     finish_reason: str | None
     """stop or length with the answer's last piece."""
+
+    def says_something(self) -> bool:
+        """Not when all its text is held back, because a character or perhaps a stop string is not complete."""
+        return bool(self.text or self.tokens or self.finish_reason)
 
 
 @dataclass
@@ -46,6 +63,25 @@ class Whole:
         self.text += piece.text
         self.tokens += piece.tokens
         self.finish_reason = piece.finish_reason or ""
+
+
+class Answers(Protocol):
+    """All answers to one question, wherever they come from: piece by piece, or whole. Every way to fail is a RequestError."""
+
+    @property
+    def source(self) -> Source: ...
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Of every prompt, once; when the answers are complete."""
+
+    @property
+    def tokens(self) -> int:
+        """Of all answers, when they are complete."""
+
+    async def whole(self) -> list[Whole]: ...
+
+    def __aiter__(self) -> AsyncIterator[Piece]: ...
 
 
 class Answering(AsyncIterator[Piece]):
@@ -63,8 +99,9 @@ class Answering(AsyncIterator[Piece]):
         metrics: Metrics,
     ) -> None:
         """One of `requests` and one of `answers` for each copy of each prompt."""
-        self.prompts = prompts
-        """Token ids."""
+        self.source = Source.bypass
+        self.answers = len(requests)
+        self.prompt_tokens = sum(map(len, prompts))
         self._requests = requests
         self._answers = answers
         self._call = call
@@ -95,6 +132,16 @@ class Answering(AsyncIterator[Piece]):
             raise EngineGone(str(error), retry_after=ENGINE_RETRY_SECONDS) from error
         except QuarantinedRequest as error:
             raise RequestQuarantined(str(error)) from error
+
+    def read_at_once(self) -> None:
+        """Somebody wants the text as it comes, after all."""
+        for answer in self._answers:
+            answer.read_at_once()
+
+    def late(self, seconds: float) -> DeadlinePassed:
+        """For somebody who has waited for so long."""
+        wanted = sum(request.max_tokens for request in self._requests)
+        return DeadlinePassed(f"the answer was not complete within {seconds:g} s ({self.tokens} of at most {wanted} tokens)")
 
     def close(self) -> None:
         """Nobody wants the rest: its slots are free at the engine's next step."""
@@ -140,7 +187,7 @@ class Answering(AsyncIterator[Piece]):
                 async with asyncio.timeout(self._call.deadline + ENGINE_GRACE_SECONDS - time.monotonic()):
                     await self._something.wait()
             except TimeoutError:
-                raise self._late() from None
+                raise self.late(self._call.timeout) from None
         if not self._arrived and self._failure is not None:
             raise EngineGone(str(self._failure), retry_after=ENGINE_RETRY_SECONDS) from self._failure
 
@@ -161,7 +208,7 @@ class Answering(AsyncIterator[Piece]):
             self._unfinished.discard(index)
             self._metrics.finished(finish_reason)
             if not self._unfinished:
-                self._metrics.prompt_ran(sum(map(len, self.prompts)))
+                self._metrics.prompt_ran(self.prompt_tokens)
         return Piece(index, *answer.news(is_over=finish_reason is not None), finish_reason)
 
     def _checked(self, output: Output) -> str | None:
@@ -172,12 +219,8 @@ class Answering(AsyncIterator[Piece]):
             case "quarantined":
                 raise RequestQuarantined(output.error or "this request is refused for some minutes")
             case "deadline":
-                raise self._late()
+                raise self.late(self._call.timeout)
         return output.finish_reason
-
-    def _late(self) -> DeadlinePassed:
-        wanted = sum(request.max_tokens for request in self._requests)
-        return DeadlinePassed(f"the answer was not complete within {self._call.timeout:g} s ({self.tokens} of at most {wanted} tokens)")
 
     def _cancel(self, index: int) -> None:
         if index in self._working:

@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from millrace_server import caller
+from millrace_server import caller, tokenizing
 from millrace_server.caller import DrainBegan
 from millrace_server.connected import while_connected
 from millrace_server.engine.handle import Dead, Loading
@@ -41,6 +41,7 @@ def client_app(inference: Inference, *, drain_began: DrainBegan) -> FastAPI:
         return caller.call(request, limit=settings.request_timeout, drain_began=drain_began)
 
     openai.add_routes(app, inference, call_of=call_of)
+    tokenizing.add_routes(app, inference, call_of=call_of)
 
     @app.post(INFER)
     async def infer(request: Request) -> Response:

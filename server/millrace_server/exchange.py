@@ -18,6 +18,8 @@ from millrace_server.errors import ClientLeft, Draining, RequestError, error_res
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 OTHER_ENDPOINT = "other"
+CACHE_HEADER = "x-millrace-cache"
+"""hit, miss or bypass, when a route found out; of the asking tenant's own answers, hence news to nobody else."""
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +53,8 @@ class Exchange:
                 status, is_started = message["status"], True
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
+                if source := state.get("cache"):
+                    headers[CACHE_HEADER] = source
                 if self._is_last_answer(scope, status):
                     headers["connection"] = "close"
             await send(message)

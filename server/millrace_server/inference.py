@@ -5,18 +5,17 @@ Knows nothing of HTTP. Whatever ends a request early (its deadline, its client, 
 
 import asyncio
 import contextlib
+import dataclasses
 import itertools
 import os
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
-import msgspec
-
 from millrace_server.admission import Admission
 from millrace_server.answer import Answer
-from millrace_server.answering import ENGINE_RETRY_SECONDS, Answering
-from millrace_server.cache import Cache, SingleFlight
+from millrace_server.answering import ENGINE_RETRY_SECONDS, Answering, Answers, Source
+from millrace_server.cache import Cache
 from millrace_server.chat.template import ChatTemplate
 from millrace_server.engine.handle import Dead, EngineHandle, Serving
 from millrace_server.engine.messages import Ready, Sampling, Step, Submit
@@ -25,19 +24,13 @@ from millrace_server.load import Load
 from millrace_server.metrics import Metrics
 from millrace_server.protocol import DEFAULT_MAX_TOKENS, InferAnswer, InferRequest
 from millrace_server.question import Call, Conversation, Prompt, Question, check_token_ids, fit
+from millrace_server.recording import FORM
 from millrace_server.schemas.check import SchemaCheck
 from millrace_server.settings import CacheType, ServerSettings
+from millrace_server.sharing import Runs
 from millrace_server.text import Text
 
 DRAINING_RETRY_SECONDS = 1
-
-
-class Generation(msgspec.Struct, frozen=True, kw_only=True):
-    """What the model wrote for one prompt; also the cache's value."""
-
-    text: str
-    tokens: int
-    finish_reason: str
 
 
 @dataclass
@@ -57,7 +50,7 @@ class Inference:
 
     def __post_init__(self) -> None:
         self._numbers = itertools.count()
-        self._flights: SingleFlight[Generation] = SingleFlight()
+        self._runs = Runs(self.cache, self.ask, longest_seconds=self.settings.request_timeout)
         self.metrics.registry.register(self.cache)
         self.engine.on_step = self._engine_stepped
         self.metrics.read_gauges_from(
@@ -86,36 +79,43 @@ class Inference:
 
     async def infer(self, request: InferRequest, call: Call) -> InferAnswer:
         """Raises RequestError."""
-        ready, _ = self.require_model(call)
-        key = self._cache_key(request, ready, call)
-        if key is None:
-            self.cache.bypassed()
-            generation, cached = await self.generate(_question(request), call), False
-        else:
-            generation, cached = await self._shared(key, _question(request), call)
+        async with self.answer(_question(request), call) as answers:
+            (whole,) = await answers.whole()
         return InferAnswer(
-            text=request.prompt + generation.text,
+            text=request.prompt + whole.text,
             request_id=call.request_id,
             latency_ms=round((time.monotonic() - call.arrived) * 1000, 3),
-            tokens_generated=generation.tokens,
-            cached=cached,
+            tokens_generated=answers.tokens,
+            cached=answers.source is Source.hit,
         )
 
-    async def generate(self, question: Question, call: Call) -> Generation:
-        """The whole answer to a question that has one. Raises RequestError."""
-        async with self.ask(question, call) as answering:
-            (whole,) = await answering.whole()
-            return Generation(text=whole.text, tokens=answering.tokens, finish_reason=whole.finish_reason)
+    @contextlib.asynccontextmanager
+    async def answer(self, question: Question, call: Call) -> AsyncIterator[Answers]:
+        """The answers, from the cache or the model. However the context is left, nothing more is done for this caller. Raises RequestError,
+        as reading the answers does."""
+        key = self._cache_key(question, call)
+        if key is None:
+            self.cache.bypassed()
+            async with self.ask(question, call) as answering:
+                yield answering
+            return
+        async with self._runs.read(key, question, call) as reader:
+            yield reader
+        if reader.source is Source.hit:
+            self.admission.answered_from_cache(question.answers)
 
     @contextlib.asynccontextmanager
-    async def ask(self, question: Question, call: Call) -> AsyncIterator[Answering]:
+    async def ask(self, question: Question, call: Call, ends: float | None = None) -> AsyncIterator[Answering]:
         """One pass through the system: admission, tokens, engine, text. However the context is left, the slots are free at the engine's
-        next step. Raises RequestError, as reading the pieces does."""
+        next step. It may take until the monotonic time `ends`, or else the call's deadline. Raises RequestError, as reading the pieces
+        does."""
         ready, text = self.require_model(call)
         now = time.monotonic()
         if call.deadline <= now:
             raise DeadlinePassed("the deadline passed while the request was still being sent")
         self.admission.enter(now=now, timeout=call.deadline - now, answers=question.answers)
+        if ends is not None:
+            call = dataclasses.replace(call, timeout=ends - call.arrived)
         try:
             async with asyncio.timeout(call.deadline - now):
                 await self._check_schema(question, ready)
@@ -159,14 +159,20 @@ class Inference:
             raise BadRequest(f"response_format is refused: this model cannot follow a schema, {ready.no_schemas}", param="response_format")
         await self.schemas.check(question.sampling.schema)
 
+    async def render(self, conversation: Conversation, *, add_generation_prompt: bool = True) -> list[int]:
+        """Token ids. Raises ModelLoading, and what the template does."""
+        if self.chat is None:
+            raise ModelLoading("the chat template is being loaded; try again", retry_after=ENGINE_RETRY_SECONDS)
+        return await self.chat.render(
+            conversation.messages, conversation.tools, add_generation_prompt=add_generation_prompt, **conversation.variables
+        )
+
     async def _encode(self, prompt: Prompt, ready: Ready, text: Text) -> list[int]:
         match prompt:
             case str():
                 return await text.encode(prompt)
             case Conversation():
-                if self.chat is None:
-                    raise ModelLoading("the chat template is being loaded; try again", retry_after=ENGINE_RETRY_SECONDS)
-                return await self.chat.render(prompt.messages, prompt.tools, **prompt.variables)
+                return await self.render(prompt)
             case _:
                 check_token_ids(prompt, vocabulary=ready.vocabulary, field="prompt")
                 return prompt
@@ -196,35 +202,14 @@ class Inference:
         self.admission.slots = step.slots
         self.admission.engine_runs(step.running, now=time.monotonic())
 
-    def _cache_key(self, request: InferRequest, ready: Ready, call: Call) -> bytes | None:
-        """None when this request is neither answered from the cache nor kept in it."""
-        wanted = request.is_greedy() if request.use_cache is None else request.use_cache
+    def _cache_key(self, question: Question, call: Call) -> bytes | None:
+        """None when this question is neither answered from the cache nor kept in it. Raises what `require_model` does."""
+        ready, _ = self.require_model(call)
+        wanted = question.is_greedy() if question.use_cache is None else question.use_cache
         if not wanted or self.settings.cache_type is CacheType.none:
             return None
-        sampling = (0.0, 1.0, None) if request.is_greedy() else (request.temperature, request.top_p, request.seed)
-        model = (ready.revision, ready.dtype, ready.max_length)
-        return self.cache.key("infer", *Generation.__struct_fields__, call.tenant, *model, request.prompt, request.max_tokens, *sampling)
-
-    async def _shared(self, key: bytes, question: Question, call: Call) -> tuple[Generation, bool]:
-        """The answer, and whether it cost no run of the model: it was known, or another request was just computing it."""
-        ran = False
-
-        async def compute() -> Generation:
-            nonlocal ran
-            if (value := await self.cache.get(key)) is not None:
-                return msgspec.json.decode(value, type=Generation)
-            ran = True
-            generation = await self.generate(question, call)
-            await self.cache.put(key, msgspec.json.encode(generation))
-            return generation
-
-        try:
-            generation = await self._flights.run(key, compute, timeout=call.deadline - time.monotonic())
-        except TimeoutError:
-            raise DeadlinePassed("the deadline passed while an equal request was being answered") from None
-        if not ran:
-            self.admission.answered_from_cache()
-        return generation, not ran
+        model = (ready.revision, ready.dtype, ready.max_length, self.fingerprint())
+        return self.cache.key(FORM, call.tenant, *model, question.essence())
 
 
 def _question(request: InferRequest) -> Question:
@@ -234,4 +219,5 @@ def _question(request: InferRequest) -> Question:
         max_tokens=request.max_tokens,
         default_max_tokens=DEFAULT_MAX_TOKENS,
         sampling=Sampling(temperature=temperature, top_p=request.top_p, seed=request.seed),
+        use_cache=request.use_cache,
     )

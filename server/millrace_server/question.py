@@ -1,7 +1,9 @@
 """What is asked of the model, whichever route it came by: prompts, how to answer them, and until when."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import msgspec
 
 from millrace_server.engine.messages import Sampling
 from millrace_server.errors import BadRequest, ContextTooLong
@@ -40,9 +42,23 @@ class Question:
     is_streamed: bool = False
     """Whether the text is wanted as it comes; reading it once at the end costs a tenth."""
 
+    use_cache: bool | None = None
+    """Whether the answers may come from the cache and stay there. None: if they are greedy."""
+
     @property
     def answers(self) -> int:
         return len(self.prompts) * self.copies
+
+    def is_greedy(self) -> bool:
+        return self.sampling.temperature == 0
+
+    def essence(self) -> "Question":
+        """The same for questions whose answers are: without what a greedy choice does not look at, and how or when the answers are told."""
+        sampling = self.sampling
+        if self.is_greedy():
+            plain = Sampling()
+            sampling = msgspec.structs.replace(sampling, top_k=plain.top_k, min_p=plain.min_p, top_p=plain.top_p, seed=plain.seed)
+        return replace(self, sampling=sampling, priority=0, is_streamed=False, use_cache=None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,9 @@ import logging
 import secrets
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from tokenizers import AddedToken, Tokenizer
 
@@ -18,7 +20,7 @@ from millrace_server.spelling import UNFINISHED, Spelling
 
 TOKENIZER_FILE = "tokenizer.json"
 LONG_TEXT_CHARACTERS = 8192
-"""Longer texts are encoded in a thread: the library lets go of the interpreter, and probes and streams go on. One after the other, which
+"""Longer texts are read in a thread: the library lets go of the interpreter, and probes and streams go on. One after the other, which
 is still far faster than the engine computes them, so that no number of them takes the processor from everybody else."""
 CONTEXT_TOKENS = 8
 """Tokens before the new ones that come along when an answer is decoded: some tokenizers drop a leading space without. Special tokens
@@ -28,6 +30,9 @@ MAX_UNFINISHED_TOKENS = 3
 PRIVATE_USE = range(0xE000, 0xF900)
 MARK_CHARACTERS = 8
 """About 100 bits of chance."""
+
+Given = TypeVar("Given", str, list[int])
+Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
 
@@ -44,9 +49,9 @@ class Text:
         tokenizer.add_tokens([_marked(token, self.marks[token.content]) for token in special.values()])
         self._special_ids = {tokenizer.token_to_id(self.marks[token.content]): number for number, token in special.items()}
         # Models have more ids than tokenizers, and a client may bring a model to say the id that became a mark: nobody must see it.
-        secret = frozenset(number for number in self._special_ids if number is not None)
-        self._hidden = frozenset(special) | secret
-        self.spelling = Spelling(tokenizer, special=frozenset(special), secret=secret)
+        self._secret = frozenset(number for number in self._special_ids if number is not None)
+        self._hidden = frozenset(special) | self._secret
+        self.spelling = Spelling(tokenizer, special=frozenset(special), secret=self._secret)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
 
     @classmethod
@@ -61,24 +66,38 @@ class Text:
         except Exception as error:  # noqa: BLE001 - the library raises bare Exception; whatever it is, the file is to blame
             raise CannotServe("tokenizer", "InvalidTokenizer", f"{TOKENIZER_FILE} cannot be read: {error}") from None
 
-    async def encode(self, text: str) -> list[int]:
-        """Token ids, with the ones that the model expects in front (such as BOS)."""
-        return await self._in_turn(self._encode, text)
+    async def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Token ids, with or without the ones that the model expects in front (such as BOS)."""
+        return await self._in_turn(partial(self._encode, add_special_tokens=add_special_tokens), text)
 
     async def encode_marked(self, text: str) -> list[int]:
         """Token ids of a text in which every mark stands for its special token; nothing is added in front."""
         return await self._in_turn(self._encode_marked, text)
 
-    async def _in_turn(self, encode: Callable[[str], list[int]], text: str) -> list[int]:
-        if len(text) > LONG_TEXT_CHARACTERS:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, encode, text)
-        return encode(text)
+    async def spell_out(self, tokens: list[int]) -> str:
+        """The text of whole tokens, special ones by their names."""
+        return await self._in_turn(self._spell_out, tokens)
 
-    def _encode(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(text).ids)
+    async def names(self, tokens: list[int]) -> list[str]:
+        """Of tokens that came from a text, as the vocabulary has them."""
+        return await self._in_turn(self._names, tokens)
+
+    async def _in_turn(self, work: Callable[[Given], Result], given: Given) -> Result:
+        if len(given) > LONG_TEXT_CHARACTERS:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work, given)
+        return work(given)
+
+    def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def _encode_marked(self, text: str) -> list[int]:
         return [self._special_ids.get(token, token) for token in self._tokenizer.encode(text, add_special_tokens=False).ids]
+
+    def _spell_out(self, tokens: list[int]) -> str:
+        return str(self._tokenizer.decode([token for token in tokens if token not in self._secret], skip_special_tokens=False))
+
+    def _names(self, tokens: list[int]) -> list[str]:
+        return [str(self._tokenizer.id_to_token(token)) for token in tokens]
 
     def decode(self, tokens: Iterable[int], *, with_specials: bool = False) -> str:
         """Special tokens leave no text, unless it is to be `with_specials`."""

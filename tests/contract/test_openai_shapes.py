@@ -101,6 +101,7 @@ def test_models(server: RunningServer) -> None:
 def test_the_routes_count_as_inference(server: RunningServer, path: str) -> None:
     before = server.requests().get("/metrics").json()
     asked: dict[str, Any] = {"prompt": "a"} if path == "/v1/completions" else {"messages": MESSAGES}
+    asked["use_cache"] = False
     post(server, path, n=2, **asked)
     events(server, path, **asked)
     after = server.requests().get("/metrics").json()

@@ -7,7 +7,7 @@ from running_server import RunningServer
 INFER = "/api/v1/infer"
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
-ROUTES = "/health, /metrics, /v1/chat/completions, /v1/completions, /v1/models, /v1/models/{model}"
+ROUTES = "/detokenize, /health, /metrics, /tokenize, /v1/chat/completions, /v1/completions, /v1/models, /v1/models/{model}"
 
 MISTAKES = [
     ("GET", "/", b"", 404, None),
@@ -44,6 +44,20 @@ MISTAKES = [
     ("POST", COMPLETIONS, b'{"model": "tiny", "prompt": ""}', 400, "prompt"),
     ("POST", COMPLETIONS, b'{"model": "tiny", "prompt": "a", "temperature": NaN}', 400, None),
     ("POST", COMPLETIONS, b'{"model": "tiny", "prompt": ["a", 1]}', 400, "prompt"),
+    ("POST", COMPLETIONS, b'{"model": "tiny", "prompt": "a", "use_cache": 1}', 400, "use_cache"),
+    ("GET", "/tokenize", b"", 405, None),
+    ("POST", "/tokenize", b"{}", 400, "prompt"),
+    ("POST", "/tokenize", b'{"prompt": "a", "messages": []}', 400, "messages"),
+    ("POST", "/tokenize", b'{"messages": []}', 400, "messages"),
+    ("POST", "/tokenize", b'{"messages": [{"role": "nobody", "content": ""}]}', 400, "messages"),
+    ("POST", "/tokenize", b'{"messages": [{"role": "user", "content": "a"}], "add_special_tokens": true}', 400, "add_special_tokens"),
+    ("POST", "/tokenize", b'{"prompt": "a", "add_generation_prompt": false}', 400, "add_generation_prompt"),
+    ("POST", "/tokenize", b'{"prompt": "a", "model": "other"}', 404, "model"),
+    ("POST", "/tokenize", b'{"prompt": "a", "every": 1}', 400, "every"),
+    ("POST", "/detokenize", b"{}", 400, "tokens"),
+    ("POST", "/detokenize", b'{"tokens": [259]}', 400, "tokens"),
+    ("POST", "/detokenize", b'{"tokens": [-1]}', 400, "tokens[0]"),
+    ("POST", "/detokenize", b'{"tokens": [1], "model": "other"}', 404, "model"),
 ]
 
 

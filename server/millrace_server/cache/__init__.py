@@ -5,6 +5,5 @@ Keys are HMACs, so that neither a key nor its length tells a prompt. Whatever ha
 
 from millrace_server.cache.answers import Cache
 from millrace_server.cache.choice import cache_for
-from millrace_server.cache.flight import SingleFlight
 
-__all__ = ["Cache", "SingleFlight", "cache_for"]
+__all__ = ["Cache", "cache_for"]

@@ -1,5 +1,6 @@
 """The answer cache as requests see it: keys, values, and the figures of both, wherever the answers are kept."""
 
+import asyncio
 import time
 from collections.abc import Iterator
 
@@ -46,8 +47,9 @@ class Cache(Collector):
         return None if isinstance(found, Lookup) else found
 
     async def put(self, key: bytes, value: bytes) -> None:
-        """Does not wait until the value is kept; it may be dropped."""
-        self._store.put(key, value)
+        """Until the value is kept or dropped, which goes on when the caller does not wait any longer. Takes a bounded time."""
+        if (writing := self._store.put(key, value)) is not None:
+            await asyncio.wait({writing})
 
     def bypassed(self) -> None:
         """A request that is not to be answered from the cache went by."""

@@ -74,11 +74,11 @@ class RedisStore:
             return Lookup.corrupt
         return value
 
-    def put(self, key: bytes, value: bytes) -> None:
+    def put(self, key: bytes, value: bytes) -> asyncio.Future[None] | None:
         if len(value) > MAX_VALUE_BYTES:
             self._dropped_writes += 1
-            return
-        self._behind("SET", _name(key), seal(self._secret, key, value), "EX", self._ttl)
+            return None
+        return self._behind("SET", _name(key), seal(self._secret, key, value), "EX", self._ttl)
 
     def contents(self) -> Contents:
         return Contents(
@@ -109,13 +109,14 @@ class RedisStore:
         finally:
             self._free.release()
 
-    def _behind(self, *command: str | bytes | int) -> None:
+    def _behind(self, *command: str | bytes | int) -> asyncio.Future[None] | None:
         if self._breaker.is_open or len(self._writes) >= MAX_WRITES:
             self._dropped_writes += 1
-            return
+            return None
         task = asyncio.create_task(self._write(*command))
         self._writes.add(task)
         task.add_done_callback(self._writes.discard)
+        return task
 
     async def _write(self, *command: str | bytes | int) -> None:
         try:

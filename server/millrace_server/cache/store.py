@@ -1,5 +1,6 @@
 """Where answers are kept: what every place can do, and the place that keeps nothing."""
 
+import asyncio
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -34,8 +35,9 @@ class Store(Protocol):
     async def get(self, key: bytes) -> bytes | Lookup:
         """The value, or why there is none. Raises nothing, and takes a bounded time."""
 
-    def put(self, key: bytes, value: bytes) -> None:
-        """Keeps the value if it can, and never lets the caller wait for it."""
+    def put(self, key: bytes, value: bytes) -> asyncio.Future[None] | None:
+        """Keeps the value if it can, and never lets the caller wait for it. The future, if there is one, is done in a bounded time, when
+        the value is kept or dropped."""
 
     def contents(self) -> Contents: ...
 

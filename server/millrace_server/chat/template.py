@@ -118,7 +118,7 @@ class ChatTemplate:
         """For one answer to what `render` makes of the same."""
 
         async def prompt() -> str:
-            return self._text.decode(await self.render(messages, tools, **allowed), with_specials=True)
+            return self._text.decode(await self.render(messages, tools, add_generation_prompt=True, **allowed), with_specials=True)
 
         match self._form:
             case Form.hermes:
@@ -128,14 +128,17 @@ class ChatTemplate:
             case _:
                 return OwnParser(self._own_parser, prompt=prompt, tools=tools, specials=self.markers)
 
-    async def render(self, messages: Sequence[Message], tools: Sequence[Message] = (), /, **allowed: object) -> list[int]:
-        """The prompt's token ids, up to where the assistant's answer begins. Raises BadRequest, ChatUnavailable among them."""
+    async def render(
+        self, messages: Sequence[Message], tools: Sequence[Message] = (), /, *, add_generation_prompt: bool = True, **allowed: object
+    ) -> list[int]:
+        """The prompt's token ids, up to where the assistant's answer begins, or that beginning not included. Raises BadRequest,
+        ChatUnavailable among them."""
         if self.failure:
             raise ChatUnavailable(f"{self.failure}; send a prompt to be completed instead")
         check(messages, allowed)
         if tools:
             self._check_tools()
-        variables = self._variables(self._text.marks, tools) | allowed
+        variables = self._variables(self._text.marks, tools) | allowed | {"add_generation_prompt": add_generation_prompt}
         try:
             if not self._composed:
                 return await self._text.encode_marked(await self._renderer.render(messages, variables))

@@ -134,7 +134,7 @@ class EngineHandle:
         if self._supervisor:
             self._supervisor.cancel()
             await asyncio.wait([self._supervisor])
-        self._die(Dead(None))
+        self._die(Dead(None), why="this replica shut down before the answer was complete; another one can answer")
         if self._folder:
             shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -262,11 +262,11 @@ class EngineHandle:
         if self.on_step:
             self.on_step(step)
 
-    def _die(self, state: Dead) -> None:
+    def _die(self, state: Dead, *, why: str | None = None) -> None:
         self._state = state
         self.running = self.waiting = 0
         for request_id in list(self._streams):
-            self._end(request_id, EngineUnavailable(_why(state)))
+            self._end(request_id, EngineUnavailable(why or _why(state)))
 
     def _end(self, request_id: str, reason: EngineUnavailable | None) -> bool:
         """Whether there was such a stream."""

@@ -3,6 +3,7 @@
 The response starts with the first event, so that whatever fails before it has a status of its own. What fails later is an event.
 """
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -12,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from millrace_server.connected import while_connected
-from millrace_server.errors import ClientLeft, RequestError
+from millrace_server.errors import ClientLeft, Draining, RequestError
 
 HEADERS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache", "x-accel-buffering": "no"}
 """The last one asks nginx to pass events on at once."""
@@ -35,30 +36,40 @@ class EventStream(Response):
             await while_connected(receive, self._write(scope, send))
         except ClientLeft as error:
             self._end_with(error, scope)
+        except asyncio.CancelledError:
+            # Only the end of the drain does that.
+            if not self._has_started:
+                raise
+            cut = Draining("this replica shut down before the answer was complete; another one can answer")
+            self._end_with(cut, scope)
+            await self._finish(send, cut)
 
     async def _write(self, scope: Scope, send: Send) -> None:
-        last = DONE
+        failure: RequestError | None = None
         async with aclosing(self._events) as events:
             try:
                 async for event in events:
                     await self._send(send, b"data: " + msgspec.json.encode(event) + b"\n\n")
             except RequestError as error:
                 self._end_with(error, scope)
-                last = b"data: " + error.body() + b"\n\n" + DONE
+                failure = error
             except Exception:
                 if not self._has_started:
                     raise
                 logger.exception("a stream failed unexpectedly", extra={"request_id": scope["state"]["request_id"]})
-                unexpected = RequestError("the server failed unexpectedly; its log has the cause under this request's id")
-                self._end_with(unexpected, scope)
-                last = b"data: " + unexpected.body() + b"\n\n" + DONE
-        await send({"type": "http.response.body", "body": last, "more_body": False})
+                failure = RequestError("the server failed unexpectedly; its log has the cause under this request's id")
+                self._end_with(failure, scope)
+        await self._finish(send, failure)
 
     async def _send(self, send: Send, body: bytes) -> None:
         if not self._has_started:
             self._has_started = True
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": body, "more_body": True})
+
+    async def _finish(self, send: Send, failure: RequestError | None) -> None:
+        last = DONE if failure is None else b"data: " + failure.body() + b"\n\n" + DONE
+        await send({"type": "http.response.body", "body": last, "more_body": False})
 
     def _end_with(self, error: RequestError, scope: Scope) -> None:
         if not self._has_started:

@@ -2,18 +2,15 @@
 
 from collections.abc import Iterable, Sequence
 
-from millrace_server.answer import WrittenToken
+from millrace_server.answer import LEAST_LOGPROB, WrittenToken
 from millrace_server.openai.replies import ChatLogprobs, CompletionLogprobs, LikelyToken, TokenLikelihood
 from millrace_server.spelling import Spelling
-
-LEAST = -9999.0
-"""JSON has no infinity."""
 
 
 def chat_logprobs(tokens: Iterable[WrittenToken], spelling: Spelling) -> ChatLogprobs:
     def likely(token: int, logprob: float) -> LikelyToken:
         written = spelling.of(token)
-        return LikelyToken(token=name(written), logprob=max(logprob, LEAST), bytes=list(written))
+        return LikelyToken(token=name(written), logprob=max(logprob, LEAST_LOGPROB), bytes=list(written))
 
     def likelihood(token: WrittenToken) -> TokenLikelihood:
         chosen = likely(token.token, token.likelihood.logprob)
@@ -28,12 +25,12 @@ def completion_logprobs(tokens: Sequence[WrittenToken], spelling: Spelling) -> C
         """The likeliest tokens by name, and the chosen one. Of two with one name the likelier counts."""
         named: dict[str, float] = {}
         for other, logprob in [*token.likelihood.top, (token.token, token.likelihood.logprob)]:
-            named.setdefault(name(spelling.of(other)), max(logprob, LEAST))
+            named.setdefault(name(spelling.of(other)), max(logprob, LEAST_LOGPROB))
         return named
 
     return CompletionLogprobs(
         tokens=[name(spelling.of(token.token)) for token in tokens],
-        token_logprobs=[max(token.likelihood.logprob, LEAST) for token in tokens],
+        token_logprobs=[max(token.likelihood.logprob, LEAST_LOGPROB) for token in tokens],
         top_logprobs=[top(token) for token in tokens],
         text_offset=[token.offset for token in tokens],
     )

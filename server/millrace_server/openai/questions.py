@@ -189,6 +189,7 @@ def _question(
         ignore_eos=bool(request.ignore_eos),
         priority=request.priority or 0,
         is_streamed=manner.is_streamed,
+        use_cache=request.use_cache,
     )
 
 

@@ -52,6 +52,8 @@ class SamplingRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     priority: Annotated[int, Meta(ge=MOST_URGENT, le=LEAST_URGENT)] | None = None
     """Lower goes first. Unset: 0."""
+    use_cache: bool | None = None
+    """Unset: greedy answers are cached. True: sampled ones too. False: neither read nor written."""
 
     # Accepted and without effect: none of them could change an answer.
     user: object = None

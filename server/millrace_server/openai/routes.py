@@ -10,7 +10,7 @@ import msgspec
 from fastapi import FastAPI, Request
 from starlette.responses import Response
 
-from millrace_server.answering import Answering
+from millrace_server.answering import Answers
 from millrace_server.connected import while_connected
 from millrace_server.engine.handle import Serving
 from millrace_server.inference import Inference
@@ -30,9 +30,9 @@ MODELS = "/v1/models"
 
 
 class Teller(Protocol):
-    async def whole(self, answering: Answering) -> msgspec.Struct: ...
+    async def whole(self, answers: Answers) -> msgspec.Struct: ...
 
-    def events(self, answering: Answering) -> AsyncGenerator[msgspec.Struct, None]: ...
+    def events(self, answers: Answers) -> AsyncGenerator[msgspec.Struct, None]: ...
 
 
 def add_routes(app: FastAPI, inference: Inference, *, call_of: Callable[[Request], Call]) -> None:
@@ -73,11 +73,13 @@ def add_routes(app: FastAPI, inference: Inference, *, call_of: Callable[[Request
 
 async def _answer(request: Request, inference: Inference, question: Question, call: Call, teller: Teller) -> Response:
     async def whole() -> msgspec.Struct:
-        async with inference.ask(question, call) as answering:
-            return await teller.whole(answering)
+        async with inference.answer(question, call) as answers:
+            request.state.cache = answers.source
+            return await teller.whole(answers)
 
     async def events() -> AsyncGenerator[msgspec.Struct, None]:
-        async with inference.ask(question, call) as answering, aclosing(teller.events(answering)) as told:
+        async with inference.answer(question, call) as answers, aclosing(teller.events(answers)) as told:
+            request.state.cache = answers.source
             async for event in told:
                 yield event
 

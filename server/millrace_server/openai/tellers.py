@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from msgspec import UnsetType
 
 from millrace_server.answer import WrittenToken
-from millrace_server.answering import Answering, Piece, Whole
+from millrace_server.answering import Answers, Piece, Whole
 from millrace_server.openai.calls import AnswerCalls
 from millrace_server.openai.logprobs import chat_logprobs, completion_logprobs
 from millrace_server.openai.questions import Manner
@@ -36,14 +36,9 @@ class Head:
     system_fingerprint: str
 
 
-def usage(answering: Answering) -> Usage:
-    prompt, completion = sum(map(len, answering.prompts)), answering.tokens
+def usage(answers: Answers) -> Usage:
+    prompt, completion = answers.prompt_tokens, answers.tokens
     return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
-
-
-def says_something(piece: Piece) -> bool:
-    """Not when all its text is held back, because a character or perhaps a stop string is not complete."""
-    return bool(piece.text or piece.tokens or piece.finish_reason)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,14 +49,14 @@ class ChatTeller:
     call_parser: Callable[[], CallParser] | None = None
     """For one answer, when the model has tools."""
 
-    async def whole(self, answering: Answering) -> ChatCompletion:
-        choices = [await self._choice(index, whole) for index, whole in enumerate(await answering.whole())]
-        return ChatCompletion(**vars(self.head), choices=choices, usage=usage(answering))
+    async def whole(self, answers: Answers) -> ChatCompletion:
+        choices = [await self._choice(index, whole) for index, whole in enumerate(await answers.whole())]
+        return ChatCompletion(**vars(self.head), choices=choices, usage=usage(answers))
 
-    async def events(self, answering: Answering) -> AsyncGenerator[ChatChunk, None]:
+    async def events(self, answers: Answers) -> AsyncGenerator[ChatChunk, None]:
         introduced: set[int] = set()
         calls: dict[int, AnswerCalls] = {}
-        async for piece in answering:
+        async for piece in answers:
             if self.call_parser and piece.index not in calls:
                 calls[piece.index] = self._calls(self.call_parser, piece.index)
             deltas, finish_reason = [Delta(content=piece.text)] if piece.text else [], piece.finish_reason
@@ -79,7 +74,7 @@ class ChatTeller:
                 choice = ChunkChoice(index=piece.index, delta=delta, logprobs=logprobs, finish_reason=reason)
                 yield self._chunk([choice], self.manner.no_usage)
         if self.manner.has_usage_event:
-            yield self._chunk([], usage(answering))
+            yield self._chunk([], usage(answers))
 
     async def _choice(self, index: int, whole: Whole) -> ChatChoice:
         message, finish_reason = AssistantMessage(content=whole.text), whole.finish_reason
@@ -105,19 +100,19 @@ class CompletionTeller:
     echoes: Mapping[int, str]
     """What goes in front of each answer's text."""
 
-    async def whole(self, answering: Answering) -> Completion:
-        pieces = [Piece(index, whole.text, whole.tokens, whole.finish_reason) for index, whole in enumerate(await answering.whole())]
+    async def whole(self, answers: Answers) -> Completion:
+        pieces = [Piece(index, whole.text, whole.tokens, whole.finish_reason) for index, whole in enumerate(await answers.whole())]
         choices = [self._choice(piece, self.echoes.get(piece.index, "")) for piece in pieces]
-        return Completion(**vars(self.head), choices=choices, usage=usage(answering))
+        return Completion(**vars(self.head), choices=choices, usage=usage(answers))
 
-    async def events(self, answering: Answering) -> AsyncGenerator[Completion, None]:
+    async def events(self, answers: Answers) -> AsyncGenerator[Completion, None]:
         echoes = dict(self.echoes)
-        async for piece in answering:
-            if says_something(piece):
+        async for piece in answers:
+            if piece.says_something():
                 choice = self._choice(piece, echoes.pop(piece.index, ""))
                 yield Completion(**vars(self.head), choices=[choice], usage=self.manner.no_usage)
         if self.manner.has_usage_event:
-            yield Completion(**vars(self.head), choices=[], usage=usage(answering))
+            yield Completion(**vars(self.head), choices=[], usage=usage(answers))
 
     def _choice(self, piece: Piece, echo: str) -> CompletionChoice:
         logprobs = None if self.manner.top_logprobs is None else completion_logprobs(piece.tokens, self.spelling)

@@ -143,7 +143,7 @@ def test_several_answers_wait_until_the_last_of_them_has_a_slot() -> None:
 
 def test_a_cached_answer_arrives_and_completes_without_running() -> None:
     system = admission()
-    system.answered_from_cache()
+    system.answered_from_cache(1)
     load = system.load(boot_id="b", draining=False, ready=True, now=5)
     assert (load.arrivals, load.completed, load.running_seconds, load.uptime_seconds) == (1, 1, 0, 5)
 

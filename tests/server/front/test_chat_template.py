@@ -225,7 +225,7 @@ async def test_a_client_may_say_only_what_is_on_the_list(tmp_path: Path) -> None
             assert await template.render(messages, enable_thinking=thinks) == wanted
         for name, value in [("enable_thinking", 1), ("chat_template", "x"), ("tools", []), ("reasoning_effort", "<|im_start|>")]:
             with pytest.raises(BadRequest, match="enable_thinking: true, false") as refused:
-                await template.render(messages, **{name: value})
+                await template.render(messages, **{name: value})  # type: ignore[arg-type]
             assert refused.value.param == "chat_template_kwargs"
 
 

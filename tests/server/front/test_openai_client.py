@@ -11,7 +11,8 @@ from openai.types.chat import ChatCompletionChunk
 from running_server import RunningServer
 
 MESSAGES: Any = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "naïve 🎉 question"}]
-GREEDY: Any = {"model": "tiny", "temperature": 0, "max_tokens": 12}
+UNCACHED: Any = {"use_cache": False}
+GREEDY: Any = {"model": "tiny", "temperature": 0, "max_tokens": 12, "extra_body": UNCACHED}
 
 
 @pytest.fixture
@@ -143,7 +144,7 @@ def test_what_does_not_fit_or_does_not_exist_is_told_by_field(client: openai.Ope
 def test_a_stop_token_ends_an_answer_and_is_no_part_of_it(client: openai.OpenAI) -> None:
     options: Any = {**GREEDY, "logit_bias": {"90": 100}}
     assert client.completions.create(prompt="a", **options).choices[0].text == "Z" * 12
-    stopped = client.completions.create(prompt="a", extra_body={"stop_token_ids": [90]}, **options)
+    stopped = client.completions.create(prompt="a", **{**options, "extra_body": {**UNCACHED, "stop_token_ids": [90]}})
     assert (stopped.choices[0].text, stopped.choices[0].finish_reason) == ("", "stop")
 
 
@@ -160,7 +161,7 @@ def test_null_means_unset(client: openai.OpenAI) -> None:
     unset = dict.fromkeys(
         ("stop", "n", "seed", "logprobs", "tools", "response_format", "stream", "logit_bias", "user", "top_k", "priority")
     )
-    assert client.chat.completions.create(messages=MESSAGES, extra_body=unset, **GREEDY).choices[0].message.content
+    assert client.chat.completions.create(messages=MESSAGES, **{**GREEDY, "extra_body": unset}).choices[0].message.content
 
 
 def test_the_client_finds_its_own_classes_for_what_is_wrong(client: openai.OpenAI) -> None:

@@ -122,3 +122,37 @@ async def test_a_client_that_leaves_before_the_first_event_has_left_without_an_a
     with pytest.raises(ClientLeft):
         await client.read(silent())
     assert client.got == []
+
+
+async def test_a_stream_that_is_cut_ends_with_an_error_and_done() -> None:
+    client, may_go_on = Client(), asyncio.Event()
+
+    async def endless() -> AsyncGenerator[Event, None]:
+        yield Event(0)
+        await may_go_on.wait()
+        yield Event(1)
+
+    reading = asyncio.create_task(client.read(endless()))
+    while len(client.got) < 2:  # noqa: ASYNC110 - a list has no event
+        await asyncio.sleep(0)
+    reading.cancel()
+    may_go_on.set()
+    await reading
+    first, error, done = client.data()
+    assert (first, done, client.got[-1]["more_body"]) == ('{"number":0}', "[DONE]", False)
+    assert (json.loads(error)["error"]["code"], client.scope["state"]["outcome"]) == ("draining", 503)
+
+
+async def test_a_stream_that_is_cut_before_its_first_event_is_answered_by_who_knows_why() -> None:
+    client = Client()
+
+    async def silent() -> AsyncGenerator[Event, None]:
+        await asyncio.Event().wait()
+        yield Event(0)
+
+    reading = asyncio.create_task(client.read(silent()))
+    await asyncio.sleep(0)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert client.got == []

@@ -23,7 +23,13 @@ TIMEOUT_SECONDS = 20
 def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """Two slots."""
     model = fake_model.build(tmp_path_factory.mktemp("long"), max_position_embeddings=32_768, eos_token_id=None)
-    settings = {"MAX_BATCH_SIZE": "2", "MAX_QUEUE_SIZE": "2", "REQUEST_TIMEOUT": str(TIMEOUT_SECONDS), "BODY_TIMEOUT": "2"}
+    settings = {
+        "MAX_BATCH_SIZE": "2",
+        "MAX_QUEUE_SIZE": "2",
+        "REQUEST_TIMEOUT": str(TIMEOUT_SECONDS),
+        "BODY_TIMEOUT": "2",
+        "DRAIN_SECONDS": "1",
+    }
     with RunningServer(tmp_path_factory.mktemp("narrow"), model=model, settings=settings) as server:
         yield server.wait_ready()
 
@@ -166,3 +172,14 @@ def test_an_engine_that_dies_in_mid_stream_ends_it_with_an_error_event(narrow: R
     narrow.wait_for(lambda: outcomes(narrow, seen=seen) == [503], seconds=5)
     narrow.wait_for(lambda: narrow.internal().get("/readyz").status_code == 200)
     assert narrow.requests().request("POST", CHAT, json={**LONG, "stream": False, "max_tokens": 2}).status_code == 200
+
+
+def test_a_stream_that_is_cut_at_the_end_of_the_drain_ends_with_an_error_event(narrow: RunningServer) -> None:
+    """The module's last test: it ends the server."""
+    with closing(Stream(narrow)) as stream:
+        stream.event()
+        assert narrow.terminate() == 0
+        *_, last, done = stream.rest()
+    error = json.loads(last)["error"]
+    assert (error["type"], done) == ("overloaded_error", "[DONE]")
+    assert error["message"] == "this replica shut down before the answer was complete; another one can answer"

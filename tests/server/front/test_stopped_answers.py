@@ -4,6 +4,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
+from typing import NamedTuple
 
 import pytest
 import pytest_asyncio
@@ -11,7 +12,7 @@ import pytest_asyncio
 import fake_model
 from millrace_server.engine.handle import Dead, EngineHandle, Serving
 from millrace_server.engine.messages import Sampling
-from millrace_server.inference import Generation, Inference
+from millrace_server.inference import Inference
 from millrace_server.lifecycle import Lifecycle
 from millrace_server.question import Call, Question
 from millrace_server.settings import ServerSettings
@@ -39,9 +40,17 @@ async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Infe
     await engine.stop(grace_seconds=0)
 
 
+class Generation(NamedTuple):
+    text: str
+    tokens: int
+    finish_reason: str
+
+
 async def generate(inference: Inference, max_tokens: int, *stop: str, seconds: float = 60) -> Generation:
     question = Question(prompts=["hello"], max_tokens=max_tokens, default_max_tokens=None, sampling=Sampling(), stop=stop)
-    return await inference.generate(question, Call(request_id="test", arrived=time.monotonic(), timeout=seconds))
+    async with inference.ask(question, Call(request_id="test", arrived=time.monotonic(), timeout=seconds)) as answering:
+        (whole,) = await answering.whole()
+        return Generation(whole.text, answering.tokens, whole.finish_reason)
 
 
 async def until_idle(inference: Inference, *, seconds: float) -> None:
