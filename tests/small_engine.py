@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from millrace_server.engine import checkpoint, model
+from millrace_server.engine.compiling import Compiler, Inbox
 from millrace_server.engine.loop import Loop
 from millrace_server.engine.loop import Runner as AnyRunner
-from millrace_server.engine.messages import Cancel, FromFront, Output, Sampling, Step, Submit
+from millrace_server.engine.messages import Cancel, Output, Sampling, Step, Submit
 from millrace_server.engine.runner import Runner
 from millrace_server.engine.scheduler import Limits, Scheduler
+from millrace_server.engine.sequence import TokenMask
 from millrace_server.engine.share import LongPromptShare
 from millrace_server.settings import Device, DType
 
@@ -51,10 +53,11 @@ class SmallEngine:
         eos_token_ids: Sequence[int] = (),
         prefix_tokens: int = 0,
         reserve: Callable[[int], int] = lambda tokens: tokens,
+        compile_schema: Callable[[str], TokenMask] | None = None,
     ) -> None:
         self.now = 0.0
         self.steps: list[Step] = []
-        self.inbox: queue.SimpleQueue[FromFront] = queue.SimpleQueue()
+        self.inbox: Inbox = queue.SimpleQueue()
         limits = Limits(slots=slots, tokens_per_step=tokens_per_step, kv_tokens=kv_tokens, prefix_tokens=prefix_tokens, company_seconds=0)
         self.scheduler = Scheduler(limits, reserve=reserve, share=LongPromptShare(most=tokens_per_step), eos_token_ids=eos_token_ids)
         self._loop = Loop(
@@ -64,6 +67,7 @@ class SmallEngine:
             emit=self.steps.append,
             max_length=max_length,
             vocabulary=vocabulary,
+            compiler=Compiler(compile_schema, self.inbox) if compile_schema else None,
             clock=lambda: self.now,
             draw_seed=lambda: 7,
         )

@@ -19,12 +19,13 @@ from millrace_server.cache import Cache
 from millrace_server.chat.template import ChatTemplate
 from millrace_server.engine.handle import Dead, EngineHandle, Serving
 from millrace_server.engine.messages import Ready, Sampling, Step, Submit
-from millrace_server.errors import DeadlinePassed, Draining, EngineGone, ModelLoading
+from millrace_server.errors import BadRequest, DeadlinePassed, Draining, EngineGone, ModelLoading
 from millrace_server.load import Load
 from millrace_server.metrics import Metrics
 from millrace_server.protocol import DEFAULT_MAX_TOKENS, InferAnswer, InferRequest
 from millrace_server.question import Call, Conversation, Prompt, Question, check_token_ids, fit
 from millrace_server.recording import FORM
+from millrace_server.schemas.check import SchemaCheck
 from millrace_server.settings import CacheType, ServerSettings
 from millrace_server.sharing import Runs
 from millrace_server.text import Text
@@ -43,6 +44,7 @@ class Inference:
     """None until the tokenizer is loaded."""
     chat: ChatTemplate | None = None
     """None until it was tried out."""
+    schemas: SchemaCheck = field(default_factory=SchemaCheck)
     is_draining: bool = False
     boot_id: str = field(default_factory=lambda: os.urandom(8).hex())
 
@@ -116,6 +118,7 @@ class Inference:
             call = dataclasses.replace(call, timeout=ends - call.arrived)
         try:
             async with asyncio.timeout(call.deadline - now):
+                await self._check_schema(question, ready)
                 prompts = [await self._encode(prompt, ready, text) for prompt in question.prompts]
             requests = self._requests(question, prompts, ready, call)
             self.admission.confirm(answers=question.answers)
@@ -124,7 +127,12 @@ class Inference:
             if isinstance(error, TimeoutError):
                 raise DeadlinePassed("the deadline passed while the prompt was still being read") from None
             raise
-        answers = [Answer(text.answer(request.prompt), question.stop, is_streamed=question.is_streamed) for request in requests]
+        shown = (
+            self.chat.markers if self.chat and any(isinstance(asked, Conversation) and asked.tools for asked in question.prompts) else ()
+        )
+        answers = [
+            Answer(text.answer(request.prompt, shown=shown), question.stop, is_streamed=question.is_streamed) for request in requests
+        ]
         answering = Answering(prompts, requests, answers, call=call, engine=self.engine, admission=self.admission, metrics=self.metrics)
         try:
             answering.start()
@@ -143,11 +151,21 @@ class Inference:
             raise EngineGone("the engine has stopped; GET /health says when it is back", retry_after=ENGINE_RETRY_SECONDS)
         raise ModelLoading("the model is being loaded; GET /health says when it is done", retry_after=ENGINE_RETRY_SECONDS)
 
+    async def _check_schema(self, question: Question, ready: Ready) -> None:
+        """Raises BadRequest."""
+        if question.sampling.schema is None:
+            return
+        if ready.no_schemas:
+            raise BadRequest(f"response_format is refused: this model cannot follow a schema, {ready.no_schemas}", param="response_format")
+        await self.schemas.check(question.sampling.schema)
+
     async def render(self, conversation: Conversation, *, add_generation_prompt: bool = True) -> list[int]:
         """Token ids. Raises ModelLoading, and what the template does."""
         if self.chat is None:
             raise ModelLoading("the chat template is being loaded; try again", retry_after=ENGINE_RETRY_SECONDS)
-        return await self.chat.render(conversation.messages, add_generation_prompt=add_generation_prompt, **conversation.variables)
+        return await self.chat.render(
+            conversation.messages, conversation.tools, add_generation_prompt=add_generation_prompt, **conversation.variables
+        )
 
     async def _encode(self, prompt: Prompt, ready: Ready, text: Text) -> list[int]:
         match prompt:

@@ -113,6 +113,7 @@ class Lifecycle:
             await asyncio.gather(self._inference.engine.stop(grace_seconds=0), *serving)
             if self._inference.chat:
                 await self._inference.chat.close()
+            await self._inference.schemas.close()
             await self._inference.cache.close()
         if failure is not None:
             return self._fail(failure)

@@ -5,8 +5,8 @@ Times are seconds unless a name says otherwise.
 """
 
 import re
-from collections.abc import Sequence
-from typing import Annotated, TypeVar, get_args, get_origin, get_type_hints
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -202,13 +202,31 @@ def _wrong_field(message: str, shape: type) -> BadRequest:
     wrong_type = f"{complaint[0].lower()}{complaint[1:]}".replace("`", "")
     if not path:
         return BadRequest(f"the body must be a JSON object: {wrong_type}")
-    limits = _limits(get_type_hints(shape, include_extras=True)[re.split(r"[.[]", path)[0]], complaint)
+    limits = _limits(_annotation(shape, path), complaint)
     why = f"it must be {limits}" if limits and ", got " not in complaint else wrong_type
     return BadRequest(f"{path} is refused: {'a name in it: ' if is_about_key else ''}{why}", param=path)
 
 
+def _annotation(shape: type, path: str) -> object:
+    """Of the field that a path such as `tools[0].function.name` leads to."""
+    annotation: object = shape
+    for name in re.sub(r"\[[^]]*]", "", path).split("."):
+        annotation = next(hints[name] for struct in _structs(annotation) if name in (hints := get_type_hints(struct, include_extras=True)))
+    return annotation
+
+
+def _structs(annotation: object) -> Iterator[type]:
+    """The structs that an annotation allows."""
+    if isinstance(annotation, type) and issubclass(annotation, msgspec.Struct):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _structs(part)
+
+
 def _limits(annotation: object, complaint: str) -> str:
-    """The bounds in an annotation that a complaint is about, in words: of a length or of a value."""
+    """What an annotation allows and a complaint is about, in words: bounds of a length or of a value, or one of a few words."""
+    if get_origin(annotation) is Literal and complaint.startswith("Invalid enum value"):
+        return f"one of {', '.join(map(str, get_args(annotation)))}"
     of_length = "of length" in complaint
     unit = "character" if "`str`" in complaint else "element"
     if get_origin(annotation) is Annotated:

@@ -16,6 +16,8 @@ class Conversation:
     messages: Sequence[Mapping[str, object]]
     variables: Mapping[str, object]
     """What the client tells the template beside the messages."""
+    tools: Sequence[Mapping[str, object]] = ()
+    """What the model may call."""
 
 
 Prompt = str | list[int] | Conversation

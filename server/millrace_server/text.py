@@ -99,16 +99,18 @@ class Text:
     def _names(self, tokens: list[int]) -> list[str]:
         return [str(self._tokenizer.id_to_token(token)) for token in tokens]
 
-    def decode(self, tokens: Iterable[int]) -> str:
-        """Special tokens leave no text."""
-        return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))
+    def decode(self, tokens: Iterable[int], *, with_specials: bool = False) -> str:
+        """Special tokens leave no text, unless it is to be `with_specials`."""
+        return str(self._tokenizer.decode(list(tokens), skip_special_tokens=not with_specials))
 
-    def visible(self, tokens: Iterable[int]) -> list[int]:
-        """Those that leave text."""
-        return [token for token in tokens if token not in self._hidden]
+    def visible(self, tokens: Iterable[int], *, shown: frozenset[int] = frozenset()) -> list[int]:
+        """Those that leave text, or are `shown` all the same."""
+        return [token for token in tokens if token not in self._hidden or token in shown]
 
-    def answer(self, prompt: list[int]) -> "AnswerText":
-        return AnswerText(self, prompt)
+    def answer(self, prompt: list[int], *, shown: Iterable[str] = ()) -> "AnswerText":
+        """`shown` are special tokens that leave text in this answer."""
+        ids = (self._special_ids.get(self._tokenizer.token_to_id(self.marks[name])) for name in shown if name in self.marks)
+        return AnswerText(self, prompt, shown=frozenset(number for number in ids if number is not None))
 
 
 def random_mark() -> str:
@@ -127,8 +129,9 @@ class AnswerText:
     """The text of one answer, as its tokens come: the same in total however they are divided into pushes. What it has given out never
     changes and ends with whole characters; bytes that are no character come out as U+FFFD, unless the answer ends with them."""
 
-    def __init__(self, text: Text, prompt: list[int]) -> None:
+    def __init__(self, text: Text, prompt: list[int], *, shown: frozenset[int] = frozenset()) -> None:
         self._text = text
+        self._shown = shown
         self._pending: list[int] = []
         """Tokens whose text is not out, because a character is unfinished."""
         self._context: list[int] = []
@@ -138,7 +141,7 @@ class AnswerText:
 
     def push(self, tokens: list[int]) -> str:
         """The text that these tokens complete; empty while a character is unfinished."""
-        tokens = self._text.visible(tokens)
+        tokens = self._text.visible(tokens, shown=self._shown)
         new = self._new_text([*self._pending, *tokens])
         if UNFINISHED in new:
             return "".join(self._push_one(token) for token in tokens)
@@ -169,19 +172,22 @@ class AnswerText:
     def _settle(self, tokens: list[int]) -> None:
         """Take the end of these tokens, whose text is out, as the context of what comes. It must not begin inside a character."""
         context = tokens[-CONTEXT_TOKENS:]
-        while UNFINISHED in (before := self._text.decode(context)):
+        while UNFINISHED in (before := self._decode(context)):
             context = context[1:]
         if before:
             self._context, self._before = context, before
         elif not self._before:
             # Some tokenizers drop a space in front of a text: only once, hence these tokens stay.
             self._context = [*self._context, *tokens][-CONTEXT_TOKENS:]
-            self._before = self._text.decode(self._context)
+            self._before = self._decode(self._context)
 
     def _new_text(self, tokens: list[int]) -> str:
         """What these tokens add to the context."""
-        whole = self._text.decode([*self._context, *tokens])
+        whole = self._decode([*self._context, *tokens])
         if whole.startswith(self._before):
             return whole[len(self._before) :]
         # Some tokenizers take all bytes in a row for garbage when one of them is; the context's are out already.
-        return self._text.decode(tokens)
+        return self._decode(tokens)
+
+    def _decode(self, tokens: list[int]) -> str:
+        return self._text.decode(tokens, with_specials=bool(self._shown))

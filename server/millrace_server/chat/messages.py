@@ -1,4 +1,4 @@
-"""What the front and the rendering process say to each other: one JSON object per line, first a Template, then one answer to each line."""
+"""What the front says to the rendering process: one JSON object per line, first a Template, then Conversations."""
 
 from typing import Any
 
@@ -16,13 +16,3 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     messages: list[dict[str, Any]]
     variables: dict[str, Any]
     """What else the template may read."""
-
-
-class Rendered(msgspec.Struct, tag=True, frozen=True):
-    text: str
-    """Empty when the line before was a template, which compiles."""
-
-
-class Refused(msgspec.Struct, tag=True, frozen=True):
-    why: str
-    """What the template itself says, or what is wrong with it."""

@@ -7,9 +7,6 @@ starts no process once it has begun; its memory is limited, and the kernel ends 
 import importlib
 import json
 import re
-import resource
-import signal
-import sys
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -22,7 +19,8 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
-from millrace_server.chat.messages import Conversation, Refused, Rendered, Template
+from millrace_server.chat.messages import Conversation, Template
+from millrace_server.confined.child import Refusal, serve
 
 CPU_SECONDS = 2.0
 """For one conversation."""
@@ -37,28 +35,25 @@ IMPORTED_LATE = ("jinja2.debug", "jinja2.constants", "encodings.unicode_escape",
 def main() -> None:
     for module in IMPORTED_LATE:
         importlib.import_module(module)
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
     template: jinja2.Template | None = None
     marks: dict[str, str] = {}
-    for line in sys.stdin.buffer:
-        # The default action of its signal ends the process, whatever it is doing.
-        signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
+
+    def answer(line: bytes) -> str:
+        """The conversation's text; nothing for the template, which comes first."""
+        nonlocal template, marks
         try:
-            if template is None:
-                given = msgspec.json.decode(line, type=Template)
-                marks = given.marks
-                template = compiled(given)
-                answer: Rendered | Refused = Rendered("")
-            else:
-                answer = Rendered(render(template, msgspec.json.decode(line, type=Conversation)))
-            encoded = msgspec.json.encode(answer)
+            if template is not None:
+                text = render(template, msgspec.json.decode(line, type=Conversation))
+                text.encode()  # a template may leave half a character
+                return text
+            given = msgspec.json.decode(line, type=Template)
+            marks = given.marks
+            template = compiled(given)
         except Exception as error:  # noqa: BLE001 - a template may fail in every way there is
-            encoded = msgspec.json.encode(Refused(reason(error, marks)))
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        sys.stdout.buffer.write(encoded + b"\n")
-        sys.stdout.buffer.flush()
+            raise Refusal(reason(error, marks)) from None
+        return ""
+
+    serve(answer, cpu_seconds=CPU_SECONDS, memory_bytes=MEMORY_BYTES)
 
 
 def compiled(template: Template) -> jinja2.Template:

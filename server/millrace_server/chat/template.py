@@ -20,10 +20,16 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+import msgspec
+
 from millrace_server.chat.messages import Template
 from millrace_server.chat.renderer import Renderer, RenderFailed
+from millrace_server.confined.parent import Confined, ConfinedFailed
 from millrace_server.errors import BadRequest, ChatUnavailable
 from millrace_server.text import Text, random_mark
+from millrace_server.tools.calls import CallParser, HermesParser, LlamaParser
+from millrace_server.tools.forms import Form, OwnParser, form_of
+from millrace_server.tools.messages import Answered
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 ALLOWED: dict[str, tuple[object, ...]] = {
@@ -41,11 +47,25 @@ TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", 
 Message = Mapping[str, object]
 """A role and what belongs to it, as JSON."""
 
+TOOL: Message = {
+    "type": "function",
+    "function": {
+        "name": "look",
+        "description": "Look it up",
+        "parameters": {"type": "object", "properties": {"what": {"type": "string", "description": "What"}}, "required": ["what"]},
+    },
+}
+CALL: Message = {"id": "call000000", "type": "function", "function": {"name": "look", "arguments": {"what": "it"}}}
 SAMPLES: tuple[tuple[Message, ...], ...] = (
     ({"role": "user", "content": "Hello"},),
     tuple({"role": role, "content": "Hello"} for role in ("system", "user", "assistant", "user")),
     tuple({"role": role, "content": "Hello"} for role in ("developer", "user")),
     tuple({"role": role, "content": "Hello"} for role in ("user", "assistant", "tool")),
+    (
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": "", "tool_calls": [CALL]},
+        {"role": "tool", "content": "Hello", "tool_call_id": "call000000"},
+    ),
 )
 """Conversations with all roles; a template need only take the first one."""
 
@@ -55,8 +75,8 @@ logger = logging.getLogger(__name__)
 class ChatTemplate:
     """`failure` says why the model has no conversations; text it completes all the same."""
 
-    def __init__(self, text: Text, source: str, tokens: Mapping[str, str]) -> None:
-        """`tokens` are those that the template may ask for by name, as they are spelt."""
+    def __init__(self, text: Text, source: str, tokens: Mapping[str, str], *, parser: Mapping[str, object] | None = None) -> None:
+        """`tokens` are those that the template may ask for by name, as they are spelt; `parser` is the tokenizer's own of responses."""
         self.failure: str | None = None
         self.fingerprint = hashlib.sha256(source.encode(errors="surrogatepass")).hexdigest()[:8]
         """Changes with the template."""
@@ -64,6 +84,8 @@ class ChatTemplate:
         self._source = source
         self._tokens = dict(tokens)
         self._renderer = Renderer(Template(source=source, marks=text.marks))
+        self._form = form_of(source, has_parser=parser is not None)
+        self._own_parser = Confined("millrace_server.tools.process", first=msgspec.json.encode(parser), subject="the model's own parser")
         self._composed: frozenset[str] = frozenset()
         """Special tokens that the template puts together while it runs."""
         self._break = random_mark()
@@ -72,27 +94,51 @@ class ChatTemplate:
     async def load(cls, folder: Path, text: Text) -> "ChatTemplate":
         """From the model's folder, tried out. Raises nothing: whatever is wrong with it is its `failure`."""
         try:
-            source, tokens = await asyncio.to_thread(read, folder)
+            source, tokens, parser = await asyncio.to_thread(read, folder)
         except (OSError, ValueError, RecursionError) as error:
             template = cls(text, "", {})
             template.failure = f"the model has no usable chat template: {error}"
         else:
-            template = cls(text, source, tokens)
+            template = cls(text, source, tokens, parser=parser)
             try:
                 await template._try_out()
+                await template._try_own_parser()
             except OSError as error:
                 template.failure = f"the process that renders chat templates cannot be started: {error}"
         if template.failure:
             logger.warning("chat is unavailable", extra={"why": template.failure})
         return template
 
-    async def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True, **allowed: object) -> list[int]:
+    @property
+    def markers(self) -> frozenset[str]:
+        """Special tokens that a model's calls are told by, if they are special."""
+        return frozenset(self._text.marks) if self._form is Form.own else self._form.value if self._form else frozenset()
+
+    def call_parser(self, messages: Sequence[Message], tools: Sequence[Message], /, **allowed: object) -> CallParser:
+        """For one answer to what `render` makes of the same."""
+
+        async def prompt() -> str:
+            return self._text.decode(await self.render(messages, tools, add_generation_prompt=True, **allowed), with_specials=True)
+
+        match self._form:
+            case Form.hermes:
+                return HermesParser()
+            case Form.llama:
+                return LlamaParser()
+            case _:
+                return OwnParser(self._own_parser, prompt=prompt, tools=tools, specials=self.markers)
+
+    async def render(
+        self, messages: Sequence[Message], tools: Sequence[Message] = (), /, *, add_generation_prompt: bool = True, **allowed: object
+    ) -> list[int]:
         """The prompt's token ids, up to where the assistant's answer begins, or that beginning not included. Raises BadRequest,
         ChatUnavailable among them."""
         if self.failure:
             raise ChatUnavailable(f"{self.failure}; send a prompt to be completed instead")
         check(messages, allowed)
-        variables = self._variables(self._text.marks) | allowed | {"add_generation_prompt": add_generation_prompt}
+        if tools:
+            self._check_tools()
+        variables = self._variables(self._text.marks, tools) | allowed | {"add_generation_prompt": add_generation_prompt}
         try:
             if not self._composed:
                 return await self._text.encode_marked(await self._renderer.render(messages, variables))
@@ -108,6 +154,17 @@ class ChatTemplate:
 
     async def close(self) -> None:
         await self._renderer.close()
+        await self._own_parser.close()
+
+    def _check_tools(self) -> None:
+        """Raises BadRequest."""
+        if not re.search(r"\btools\b", self._source):
+            why = "the model's chat template knows none"
+        elif self._form is None:
+            why = "the model writes its calls in no form that is known here (its tokenizer's response template, Hermes, or Llama 3.1)"
+        else:
+            return
+        raise BadRequest(f"tools is refused: {why}; describe them in a system message", param="tools")
 
     async def _try_out(self) -> None:
         """Render the samples with and without marks, which must make no other difference; learn `_composed`, or note the failure."""
@@ -120,13 +177,27 @@ class ChatTemplate:
             if self.failure:
                 await self._renderer.close()
 
+    async def _try_own_parser(self) -> None:
+        """Do without one that does not work."""
+        if self._form is not Form.own:
+            return
+        nothing = Answered(prompt="", text="", tools=[])
+        try:
+            await self._own_parser.ask(msgspec.json.encode(nothing))
+        except ConfinedFailed as error:
+            logger.warning("the tokenizer's response_template does not work", extra={"why": str(error)})
+            self._form = form_of(self._source, has_parser=False)
+        finally:
+            await self._own_parser.close()
+
     async def _compare(self, plain: Renderer) -> tuple[frozenset[str], str | None]:
         """The composed tokens, and the failure."""
         composed: set[str] = set()
         for number, sample in enumerate(SAMPLES):
             try:
-                expected = await plain.render(sample, self._variables({}))
-                rendered = await self._renderer.render(sample, self._variables(self._text.marks))
+                tools = (TOOL,) if "tool_calls" in sample[min(1, len(sample) - 1)] else ()
+                expected = await plain.render(sample, self._variables({}, tools))
+                rendered = await self._renderer.render(sample, self._variables(self._text.marks, tools))
             except RenderFailed as error:
                 if number == 0:
                     return frozenset(), f"the model's chat template fails: {error}"
@@ -138,15 +209,19 @@ class ChatTemplate:
                 return frozenset(), "the model's chat template looks into its own special tokens, which are secret here"
         return frozenset(composed), None
 
-    def _variables(self, marks: Mapping[str, str]) -> dict[str, object]:
+    def _variables(self, marks: Mapping[str, str], tools: Sequence[Message]) -> dict[str, object]:
         named = {name: marks.get(token, token) for name, token in self._tokens.items()}
-        return {**named, "add_generation_prompt": True, "tools": None, "documents": None}
+        return {**named, "add_generation_prompt": True, "tools": list(tools) or None, "documents": None}
 
     async def _render_broken(self, messages: Sequence[Message], variables: Mapping[str, object], where: str) -> str:
-        """Rendered with a break in the messages behind everything that matches the pattern `where`."""
+        """Rendered with a break in messages and tools behind everything that matches the pattern `where`."""
         breaking = re.compile(where)
-        broken = [_rewritten(message, lambda text: breaking.sub(lambda found: found[0] + self._break, text)) for message in messages]
-        return await self._renderer.render(broken, variables)
+
+        def broken(values: object) -> list[Message]:
+            given = values if isinstance(values, list | tuple) else ()
+            return [_rewritten(value, lambda text: breaking.sub(lambda found: found[0] + self._break, text)) for value in given]
+
+        return await self._renderer.render(broken(messages), {**variables, "tools": broken(variables["tools"]) or None})
 
     def _beginnings(self, behind: str) -> str:
         """A pattern of the first characters of composed tokens, where `behind` follows."""
@@ -183,8 +258,9 @@ def check(messages: Sequence[Message], allowed: Mapping[str, object]) -> None:
             raise BadRequest(f"chat_template_kwargs is refused: it may hold {known}", param="chat_template_kwargs")
 
 
-def read(folder: Path) -> tuple[str, dict[str, str]]:
-    """The template's source and the tokens it may ask for by name. Raises OSError, or ValueError with what is wrong."""
+def read(folder: Path) -> tuple[str, dict[str, str], dict[str, object] | None]:
+    """The template's source, the tokens it may ask for by name, and the tokenizer's own parser of responses. Raises OSError, or
+    ValueError with what is wrong."""
     settings = _json(folder / "tokenizer_config.json")
     source = settings.get("chat_template")
     if isinstance(source, list):
@@ -195,7 +271,9 @@ def read(folder: Path) -> tuple[str, dict[str, str]]:
         source = file.read_text(encoding="utf-8")
     if not isinstance(source, str):
         raise ValueError("its folder has neither chat_template.jinja nor a chat_template in tokenizer_config.json")  # noqa: TRY004
-    return source, dict(_named_tokens([_json(folder / "special_tokens_map.json"), settings]))
+    parser = settings.get("response_template")
+    tokens = dict(_named_tokens([_json(folder / "special_tokens_map.json"), settings]))
+    return source, tokens, parser if isinstance(parser, dict) else None
 
 
 def _named_tokens(descriptions: Iterable[dict[str, object]]) -> Iterable[tuple[str, str]]:

@@ -11,12 +11,13 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from millrace_server.engine.compiling import Compiled, Compiler, Inbox
 from millrace_server.engine.failure import DeviceLost, StepOutOfMemory
 from millrace_server.engine.isolation import run_isolated
-from millrace_server.engine.messages import Cancel, FromFront, Output, Step, Submit
+from millrace_server.engine.messages import Cancel, Output, Step, Submit
 from millrace_server.engine.quarantine import Quarantine
 from millrace_server.engine.scheduler import Chunk, Plan, Scheduler
-from millrace_server.engine.sequence import INVALID_TOKEN, Choice, Sequence
+from millrace_server.engine.sequence import INVALID_TOKEN, Choice, Sequence, TokenMask
 
 HEARTBEAT_SECONDS = 1.0
 MOST_LOGPROBS = 20
@@ -49,15 +50,16 @@ class Runner(Protocol):
 class Loop:
     """Owns the scheduler and the runner. `inbox` may be filled by any thread; everything else happens in the caller of `step`."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of an engine
         self,
         scheduler: Scheduler,
         runner: Runner,
         *,
-        inbox: queue.SimpleQueue[FromFront],
+        inbox: Inbox,
         emit: Callable[[Step], None],
         max_length: int,
         vocabulary: int,
+        compiler: Compiler | None = None,
         clock: Callable[[], float] = time.monotonic,
         draw_seed: Callable[[], int] = lambda: secrets.randbits(64),
     ) -> None:
@@ -67,6 +69,7 @@ class Loop:
         self._emit = emit
         self._max_length = max_length
         self._vocabulary = vocabulary
+        self._compiler = compiler
         self._clock = clock
         self._draw_seed = draw_seed
         self._quarantine = Quarantine()
@@ -94,18 +97,36 @@ class Loop:
                 return refused
             patience = 0.0
             if isinstance(message, Cancel):
+                if self._compiler is not None:
+                    self._compiler.forget(message.request_id)
                 sequence = self._scheduler.cancel(message.request_id)
                 if sequence:
                     self._runner.release(sequence)
+            elif isinstance(message, Compiled):
+                refused += self._take_compiled(message)
             elif reason := self._objection(message):
-                refused.append(Output(request_id=message.request_id, tokens=[], finish_reason="error", error=reason))
+                refused.append(_refusal(message, reason))
             elif self._quarantine.is_quarantined(message, now=self._clock()):
                 why = "this request has failed its step repeatedly and is refused for some minutes; change the prompt"
                 refused.append(Output(request_id=message.request_id, tokens=[], finish_reason="quarantined", error=why))
+            elif self._compiler is not None and message.sampling.schema is not None:
+                self._compiler.begin(message, message.sampling.schema)
             else:
-                seed = self._draw_seed() if message.sampling.seed is None else message.sampling.seed
-                now = self._clock()
-                self._scheduler.add(Sequence(message, seed=seed, arrived=now), now=now)
+                self._add(message)
+
+    def _take_compiled(self, compiled: Compiled) -> list[Output]:
+        """Queue the request, or return its refusal."""
+        if self._compiler is None or not self._compiler.forget(compiled.request.request_id):
+            return []  # cancelled meanwhile
+        if isinstance(compiled.mask, str):
+            return [_refusal(compiled.request, compiled.mask)]
+        self._add(compiled.request, compiled.mask)
+        return []
+
+    def _add(self, request: Submit, mask: TokenMask | None = None) -> None:
+        seed = self._draw_seed() if request.sampling.seed is None else request.sampling.seed
+        now = self._clock()
+        self._scheduler.add(Sequence(request, seed=seed, arrived=now, mask=mask), now=now)
 
     def _patience(self) -> float:
         """Seconds to wait for a message before the next step."""
@@ -126,6 +147,8 @@ class Loop:
             return f"a prompt token is outside the vocabulary of {self._vocabulary}"
         if not 0 <= (request.sampling.logprobs or 0) <= MOST_LOGPROBS:
             return f"logprobs={request.sampling.logprobs} is not within 0 and {MOST_LOGPROBS}"
+        if request.sampling.schema is not None and self._compiler is None:
+            return "this model cannot follow a schema"
         if max(len(request.stop_token_ids), len(request.sampling.logit_bias)) > MOST_LISTED_TOKENS:
             return f"stop_token_ids and logit_bias may name {MOST_LISTED_TOKENS} tokens each at most"
         return None
@@ -197,10 +220,15 @@ class Loop:
 
     def _speak(self, outputs: list[Output], *, worked: bool) -> None:
         now, running, waiting = self._clock(), len(self._scheduler.running), len(self._scheduler.waiting)
+        waiting += self._compiler.pending if self._compiler is not None else 0
         news = worked or outputs or self._spoken != (running, waiting)
         if news or now >= self._spoke_at + HEARTBEAT_SECONDS:
             self._spoke_at, self._spoken = now, (running, waiting)
             self._emit(Step(outputs=outputs, running=running, waiting=waiting, slots=self._scheduler.cap))
+
+
+def _refusal(request: Submit, why: str) -> Output:
+    return Output(request_id=request.request_id, tokens=[], finish_reason="error", error=why)
 
 
 def _expire(sequence: Sequence) -> Output:

@@ -42,6 +42,8 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     logprobs: int | None = None
     """Report each token's log probability and that of the so many likeliest ones, of the logits as they are before temperature and
     cuts but after penalties, bias and mask. None: nothing."""
+    schema: str | None = None
+    """JSON Schema: the answer is JSON that it accepts, and ends with it. None: any text."""
 
 
 class Submit(msgspec.Struct, tag=True, frozen=True, kw_only=True):
@@ -100,6 +102,8 @@ class Ready(msgspec.Struct, tag=True, frozen=True, kw_only=True):
     vocabulary: int
     eos_token_ids: list[int]
     revision: str
+    no_schemas: str | None = None
+    """Why this model cannot answer by a schema; None when it can."""
 
 
 class Logprobs(msgspec.Struct, frozen=True):

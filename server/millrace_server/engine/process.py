@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 from millrace_server import logs
 from millrace_server.engine import checkpoint, frames
+from millrace_server.engine.compiling import Compiler, Inbox
 from millrace_server.engine.failure import EXIT_CANNOT_SERVE, EXIT_DEVICE_LOST, CannotServe, DeviceLost
-from millrace_server.engine.messages import FromEngine, FromFront, Output, Progress, Ready, Step, Submit
+from millrace_server.engine.messages import FromEngine, Output, Progress, Ready, Step, Submit
 from millrace_server.settings import EngineSettings, InvalidSettings
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Front:
     """The engine's end of the socket. A thread fills `inbox`; when the front is gone the process ends at once, whatever it does."""
 
     def __init__(self, path: str) -> None:
-        self.inbox: queue.SimpleQueue[FromFront] = queue.SimpleQueue()
+        self.inbox: Inbox = queue.SimpleQueue()
         self._connection = socket.socket(socket.AF_UNIX)
         self._connection.connect(path)
         self._reported: tuple[str, float] = ("", 0.0)
@@ -105,7 +106,8 @@ def serve(settings: EngineSettings, front: Front) -> NoReturn:
     folder = checkpoint.find(name=settings.model_name, path=settings.model_path, revision=hub_revision)
     found = checkpoint.inspect(folder)
     # torch and transformers take seconds to import: only here, when the front already listens and the model's folder is known.
-    from millrace_server.engine import model
+    from millrace_server.engine import mask, model
+    from millrace_server.engine.grammar import BadGrammar
     from millrace_server.engine.loop import Loop
     from millrace_server.engine.scheduler import Limits, Scheduler
     from millrace_server.engine.share import LongPromptShare
@@ -123,6 +125,14 @@ def serve(settings: EngineSettings, front: Front) -> NoReturn:
         report=front.report,
     )
     facts = runner.facts
+    compiler: Compiler | None = None
+    no_schemas: str | None = None
+    try:
+        compile_schema = mask.schema_compiler(found.folder, vocabulary=facts.vocabulary, eos_token_ids=facts.eos_token_ids)
+        compiler = Compiler(compile_schema, front.inbox)
+    except (OSError, BadGrammar) as error:
+        no_schemas = str(error)
+        log.warning("answers cannot follow a JSON schema: %s", error)
 
     tokens_per_step = max(TOKENS_PER_STEP, 2 * settings.max_batch_size)
 
@@ -136,7 +146,15 @@ def serve(settings: EngineSettings, front: Front) -> NoReturn:
         )
         share = LongPromptShare(most=tokens_per_step)
         scheduler = Scheduler(limits, reserve=runner.reserve, share=share, eos_token_ids=facts.eos_token_ids, revision=served_revision)
-        return Loop(scheduler, runner, inbox=front.inbox, emit=emit, max_length=facts.max_length, vocabulary=facts.vocabulary)
+        return Loop(
+            scheduler,
+            runner,
+            inbox=front.inbox,
+            emit=emit,
+            max_length=facts.max_length,
+            vocabulary=facts.vocabulary,
+            compiler=compiler,
+        )
 
     warm_up(loop, front, prompt=[0] * min(WARM_UP_PROMPT, facts.max_length - WARM_UP_TOKENS))
     ready = Ready(
@@ -147,6 +165,7 @@ def serve(settings: EngineSettings, front: Front) -> NoReturn:
         vocabulary=facts.vocabulary,
         eos_token_ids=sorted(facts.eos_token_ids),
         revision=served_revision,
+        no_schemas=no_schemas,
     )
     front.send(ready)
     serving = loop(front.send)

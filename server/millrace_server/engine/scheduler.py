@@ -188,6 +188,8 @@ class Scheduler:
         self._distrusted = ()
 
     def _accept(self, sequence: Sequence, choice: Choice) -> Output:
+        if choice.token == INVALID_TOKEN and sequence.mask and sequence.mask.failure:
+            return self.fail(sequence, _no_further(sequence.mask.failure))
         if choice.token == INVALID_TOKEN:
             self._distrusted += self.prefixes.discard(sequence)
             why = (
@@ -197,7 +199,7 @@ class Scheduler:
         try:
             belongs = sequence.accept(choice.token, self._eos_token_ids)
         except Exception as error:  # noqa: BLE001 - a mask is somebody else's code, and the request is its own
-            return self.fail(sequence, f"the structured output cannot go on ({type(error).__name__}: {error})")
+            return self.fail(sequence, _no_further(f"{type(error).__name__}: {error}"))
         if sequence.finish_reason:
             self._remove(sequence)
         return Output(
@@ -279,6 +281,10 @@ class Scheduler:
             return False
         self.running.append(self.waiting.pop())
         return True
+
+
+def _no_further(why: str) -> str:
+    return f"the structured output cannot go on ({why})"
 
 
 class _Company:

@@ -20,11 +20,15 @@ class Choice:
 class TokenMask(Protocol):
     """Structured output: which tokens may come next. Asked before each token of a sequence, told of each one that was chosen."""
 
+    @property
+    def failure(self) -> str | None:
+        """Why nothing may come next, when the mask itself is to blame."""
+
     def forbid(self, logits: Any) -> None:  # noqa: ANN401 - a torch.Tensor, which this module does not import
         """Set the logits [vocabulary] of the tokens that must not come next to -inf, in place."""
 
-    def accept(self, token: int) -> None:
-        """The answer goes on with this token."""
+    def accept(self, token: int) -> bool:
+        """The answer goes on with this token. Returns whether it is complete: nothing may follow."""
 
 
 @dataclass(eq=False, slots=True)
@@ -77,8 +81,8 @@ class Sequence:
             self.finish_reason = "stop"
             return False
         self.tokens.append(token)
-        if self.mask:
-            self.mask.accept(token)
-        if self.generated >= self.request.max_tokens:
+        if self.mask and self.mask.accept(token):
+            self.finish_reason = "stop"
+        elif self.generated >= self.request.max_tokens:
             self.finish_reason = "length"
         return True

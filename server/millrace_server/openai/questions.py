@@ -1,21 +1,33 @@
 """From what a client of OpenAI's API sends to the question that it asks. Raises BadRequest with the field and the limit."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import msgspec
 from msgspec import UNSET, UnsetType
 
 from millrace_server.chat.template import check
 from millrace_server.engine.messages import Sampling
 from millrace_server.errors import BadRequest, ModelNotFound
-from millrace_server.openai.requests import MAX_ANSWERS, ChatRequest, CompletionRequest, Message, SamplingRequest, TokenID
+from millrace_server.openai.requests import (
+    MAX_ANSWERS,
+    ChatRequest,
+    CompletionRequest,
+    Message,
+    SamplingRequest,
+    TokenID,
+    ToolCall,
+    ToolFunction,
+)
 from millrace_server.openai.unsupported import MESSAGE_FIELDS, REQUEST_FIELDS, refuse
 from millrace_server.protocol import SMALLEST_TEMPERATURE, stop_strings
 from millrace_server.question import Conversation, Prompt, Question
 
 DEFAULT_COMPLETION_TOKENS = 16
 """OpenAI's own."""
+ANY_OBJECT = '{"type":"object"}'
+"""The schema of `json_object`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +69,26 @@ def chat(request: ChatRequest) -> tuple[Question, Manner]:
     if request.top_logprobs is not None and not request.logprobs:
         raise BadRequest("top_logprobs is refused: it needs logprobs to be true", param="top_logprobs")
     manner = _manner(request, (request.top_logprobs or 0) if request.logprobs else None)
-    conversation = Conversation(messages=messages, variables=variables)
-    return _question(request, [conversation], _max_tokens(request), None, manner), manner
+    conversation = Conversation(messages=messages, variables=variables, tools=_tools(request))
+    question = _question(request, [conversation], _max_tokens(request), None, manner)
+    if schema := _schema(request):
+        question = replace(question, sampling=msgspec.structs.replace(question.sampling, schema=schema))
+    return question, manner
+
+
+def _schema(request: ChatRequest) -> str | None:
+    """The JSON Schema that the answer must satisfy."""
+    wanted = request.response_format
+    if wanted is None or wanted.type == "text":
+        return None
+    for name in ("ignore_eos", "min_tokens"):
+        if getattr(request, name):
+            raise BadRequest(f"{name} is refused: with response_format an answer ends when its JSON is complete; leave it out", param=name)
+    if wanted.type == "json_object":
+        return ANY_OBJECT
+    if wanted.json_schema is None:
+        raise BadRequest("response_format.json_schema is missing; it holds a name and a schema", param="response_format.json_schema")
+    return bytes(wanted.json_schema.schema).decode()
 
 
 def _prompts(prompt: str | list[str | TokenID | list[TokenID]]) -> list[Prompt]:
@@ -76,13 +106,42 @@ def _message(message: Message, where: str) -> dict[str, object]:
     """As the chat template reads it."""
     refuse(message, MESSAGE_FIELDS, where=where)
     content = message.content
+    calls = [_call(call, f"{where}tool_calls[{number}].") for number, call in enumerate(message.tool_calls or ())]
+    if content is None and calls:
+        content = ""
     if content is None:
         raise BadRequest(f"{where}content is missing; send a text, which may be empty", param=f"{where}content")
     if not isinstance(content, str):
         content = "\n".join(_text(part.type, part.text, where) for part in content)
     read: dict[str, object] = {"role": message.role, "content": content}
-    optional = {"name": message.name, "tool_call_id": message.tool_call_id}
+    optional = {"name": message.name, "tool_call_id": message.tool_call_id, "tool_calls": calls or None}
     return read | {name: value for name, value in optional.items() if value is not None}
+
+
+def _call(call: ToolCall, where: str) -> dict[str, object]:
+    """As templates read it: with its arguments as an object, not as a text."""
+    try:
+        arguments = msgspec.json.decode(call.function.arguments, type=dict[str, object])
+    except (msgspec.MsgspecError, UnicodeEncodeError, RecursionError):
+        field = f"{where}function.arguments"
+        raise BadRequest(f"{field} is refused: it must be a JSON object, as a text", param=field) from None
+    return {"id": call.id, "type": "function", "function": {"name": call.function.name, "arguments": arguments}}
+
+
+def _tools(request: ChatRequest) -> list[dict[str, object]]:
+    """As the chat template reads them; none when the model must not call any."""
+    if not request.tools or request.tool_choice == "none":
+        return []
+    if request.parallel_tool_calls is False:
+        raise BadRequest("parallel_tool_calls is not supported with false: the model decides; leave it out", param="parallel_tool_calls")
+    if _schema(request):
+        raise BadRequest("tools is not supported with response_format: leave one of them out", param="tools")
+    return [_described(tool.function) for tool in request.tools]
+
+
+def _described(function: ToolFunction) -> dict[str, object]:
+    given = {"name": function.name, "description": function.description, "parameters": function.parameters}
+    return {"type": "function", "function": {name: value for name, value in given.items() if value is not None}}
 
 
 def _text(kind: str, text: str | None, where: str) -> str:

@@ -67,9 +67,29 @@ class Completion(Reply, frozen=True, kw_only=True):
     """In streams only when asked for: null in all events but the last."""
 
 
+class Function(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    arguments: str
+    """JSON."""
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    type: Literal["function"] = "function"
+    function: Function
+
+
+class CallDelta(Call, frozen=True, kw_only=True):
+    """A whole call."""
+
+    index: int
+
+
 class AssistantMessage(msgspec.Struct, frozen=True, kw_only=True):
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None
+    """None when there are calls and no text."""
+    tool_calls: list[Call] | UnsetType = UNSET
     refusal: None = None
 
 
@@ -89,6 +109,7 @@ class ChatCompletion(Reply, frozen=True, kw_only=True):
 class Delta(msgspec.Struct, frozen=True, kw_only=True):
     role: Literal["assistant"] | UnsetType = UNSET
     content: str | UnsetType = UNSET
+    tool_calls: list[CallDelta] | UnsetType = UNSET
 
 
 class ChunkChoice(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,6 +1,6 @@
 """What clients of OpenAI's API send. Every field may be null, which means unset; a field that is not listed here is refused."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -10,6 +10,8 @@ from millrace_server.protocol import LARGEST_INTEGER
 
 MAX_ANSWERS = 64
 """Of one request, over all its prompts."""
+MAX_TOOLS = 128
+"""That a model may call, and calls of one message."""
 MOST_URGENT, LEAST_URGENT = -100, 100
 
 Count = Annotated[int, Meta(ge=1, le=LARGEST_INTEGER)]
@@ -82,17 +84,56 @@ class TextPart(msgspec.Struct, frozen=True, kw_only=True):
     text: str | None = None
 
 
+class CalledFunction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    name: str
+    arguments: str
+    """A JSON object."""
+
+
+class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
+class ToolFunction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    name: Annotated[str, Meta(min_length=1, max_length=64)]
+    description: str | None = None
+    parameters: dict[str, object] | None = None
+    """JSON Schema; described to the model, not enforced."""
+    strict: bool | None = None
+
+
+class Tool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    type: Literal["function"]
+    function: ToolFunction
+
+
 class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     role: str
     content: str | list[TextPart] | None = None
     name: str | None = None
     tool_call_id: str | None = None
+    tool_calls: Annotated[list[ToolCall], Meta(max_length=MAX_TOOLS)] | None = None
 
     refusal: object = None
     annotations: object = None
     audio: object = None
     function_call: object = None
-    tool_calls: object = None
+
+
+class JSONSchema(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    name: Annotated[str, Meta(min_length=1, max_length=64)]
+    schema: msgspec.Raw
+    """Not parsed here: whoever compiles it does."""
+    description: str | None = None
+    strict: bool | None = None
+    """Every schema is followed strictly."""
+
+
+class ResponseFormat(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JSONSchema | None = None
 
 
 class ChatRequest(SamplingRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -104,15 +145,15 @@ class ChatRequest(SamplingRequest, frozen=True, kw_only=True, forbid_unknown_fie
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=MOST_LOGPROBS)] | None = None
     chat_template_kwargs: dict[str, object] | None = None
+    response_format: ResponseFormat | None = None
 
-    parallel_tool_calls: object = None
-    """Without tools there are no calls, parallel or not."""
+    tools: Annotated[list[Tool], Meta(max_length=MAX_TOOLS)] | None = None
+    tool_choice: str | dict[str, object] | None = None
+    """auto or none."""
+    parallel_tool_calls: bool | None = None
 
-    tools: object = None
-    tool_choice: object = None
     functions: object = None
     function_call: object = None
-    response_format: object = None
     modalities: object = None
     audio: object = None
     prediction: object = None

@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import Protocol
 
 import msgspec
@@ -19,8 +20,9 @@ from millrace_server.openai.replies import Model, ModelList
 from millrace_server.openai.requests import ChatRequest, CompletionRequest
 from millrace_server.openai.tellers import ChatTeller, CompletionTeller, Head
 from millrace_server.protocol import json_response, read
-from millrace_server.question import Call, Question
+from millrace_server.question import Call, Conversation, Question
 from millrace_server.text import Text
+from millrace_server.tools.calls import CallParser
 
 COMPLETIONS = "/v1/completions"
 CHAT_COMPLETIONS = "/v1/chat/completions"
@@ -55,7 +57,8 @@ def add_routes(app: FastAPI, inference: Inference, *, call_of: Callable[[Request
         questions.known_model(body.model, served=served)
         question, manner = questions.chat(body)
         text = inference.require_model(call)[1]
-        teller = ChatTeller(head=_head("chatcmpl", inference, call), manner=manner, spelling=text.spelling)
+        call_parser = _call_parser(question, inference)
+        teller = ChatTeller(head=_head("chatcmpl", inference, call), manner=manner, spelling=text.spelling, call_parser=call_parser)
         return await _answer(request, inference, question, call, teller)
 
     @app.get(MODELS)
@@ -92,6 +95,14 @@ def _head(kind: str, inference: Inference, call: Call) -> Head:
         model=inference.settings.model_name,
         system_fingerprint=inference.fingerprint(),
     )
+
+
+def _call_parser(question: Question, inference: Inference) -> Callable[[], CallParser] | None:
+    """For answers that may hold calls of tools."""
+    match question.prompts[0]:
+        case Conversation() as asked if asked.tools and inference.chat:
+            return partial(inference.chat.call_parser, asked.messages, asked.tools, **asked.variables)
+    return None
 
 
 def _echoes(question: Question, text: Text) -> dict[int, str]:

@@ -17,11 +17,9 @@ class Unsupported(NamedTuple):
 REQUEST_FIELDS: Mapping[str, Unsupported] = {
     "suffix": Unsupported("put what comes behind into the prompt's text, in the form that the model was trained on"),
     "best_of": Unsupported("ask for n answers with logprobs and choose among them", (1,)),
-    "tools": Unsupported("describe them in a system message"),
-    "tool_choice": Unsupported("leave it out", ("none", "auto")),
-    "functions": Unsupported("describe them in a system message"),
+    "tool_choice": Unsupported("say auto or none; what a tool takes can be had by response_format", ("none", "auto")),
+    "functions": Unsupported("send them as tools"),
     "function_call": Unsupported("leave it out", ("none", "auto")),
-    "response_format": Unsupported("ask for the format in a message", ({"type": "text"},)),
     "modalities": Unsupported("this server answers in text", (["text"],)),
     "audio": Unsupported("this server answers in text"),
     "prediction": Unsupported("leave it out"),
@@ -33,8 +31,7 @@ MESSAGE_FIELDS: Mapping[str, Unsupported] = {
     "refusal": Unsupported("put its text into content"),
     "annotations": Unsupported("leave them out", ([],)),
     "audio": Unsupported("send text"),
-    "function_call": Unsupported("put it into content, as text"),
-    "tool_calls": Unsupported("put them into content, as text"),
+    "function_call": Unsupported("send it as tool_calls"),
 }
 
 

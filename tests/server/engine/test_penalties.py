@@ -93,6 +93,8 @@ def test_eos_is_a_token_like_any_other_to_a_request_that_ignores_it() -> None:
 class Forbidding:
     """A mask that sees the logits after everything else has changed them."""
 
+    failure = None
+
     def __init__(self) -> None:
         self.seen: list[float] = []
 
@@ -100,7 +102,8 @@ class Forbidding:
         self.seen = logits.tolist()
         logits[int(logits.argmax())] = -math.inf
 
-    def accept(self, token: int) -> None: ...
+    def accept(self, token: int) -> bool:
+        return False
 
 
 def test_the_mask_comes_last() -> None:

@@ -108,10 +108,12 @@ def test_seed_and_position_both_matter() -> None:
 class OnlyEvenTokens:
     """A mask."""
 
+    failure = None
+
     def forbid(self, logits: torch.Tensor) -> None:
         logits[1::2] = -math.inf
 
-    def accept(self, token: int) -> None:
+    def accept(self, token: int) -> bool:
         raise AssertionError(f"sampling says nothing of {token}: the sequence does")
 
 
@@ -290,6 +292,8 @@ def test_forbidden_tokens_are_never_drawn(asked: dict[str, Any]) -> None:
 class Spelling:
     """A mask that allows one text."""
 
+    failure = None
+
     def __init__(self, text: list[int]) -> None:
         self._rest = text
 
@@ -298,9 +302,10 @@ class Spelling:
         logits[:] = -math.inf
         logits[self._rest[0]] = allowed
 
-    def accept(self, token: int) -> None:
+    def accept(self, token: int) -> bool:
         assert token == self._rest[0]
         self._rest = self._rest[1:]
+        return False
 
 
 @pytest.mark.parametrize("asked", [{}, {"temperature": 2.0, "top_p": 0.5, "logprobs": 3}], ids=str)
@@ -317,10 +322,13 @@ def test_a_mask_that_allows_one_text_gets_this_text(asked: dict[str, Any]) -> No
 class Broken:
     """A mask."""
 
+    failure = None
+
     def forbid(self, logits: torch.Tensor) -> None:
         raise ArithmeticError(f"no rule for {len(logits)} tokens")
 
-    def accept(self, token: int) -> None: ...
+    def accept(self, token: int) -> bool:
+        return False
 
 
 def test_an_error_of_a_mask_reaches_the_caller() -> None:

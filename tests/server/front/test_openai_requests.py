@@ -16,6 +16,7 @@ from millrace_server.protocol import read
 from millrace_server.question import Conversation, Question
 
 USER = {"role": "user", "content": "a"}
+TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
 
 
 def completion(**fields: Any) -> tuple[Question, Manner]:  # noqa: ANN401 - any JSON
@@ -80,17 +81,20 @@ CHATS = [
     ({"messages": [USER, {"role": "user", "content": 7}]}, "messages[1].content", "got int"),
     ({"messages": [{**USER, "colour": 1}]}, "messages[0].colour", "is not a field of this request"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "messages[0].content", "of type text"),
-    ({"messages": [{"role": "assistant", "content": "a", "tool_calls": [{}]}]}, "messages[0].tool_calls", "into content"),
+    ({"messages": [{"role": "assistant", "content": "a", "tool_calls": [{}]}]}, "messages[0].tool_calls[0].id", "is missing"),
     ({"messages": [{"role": "assistant", "content": "a", "refusal": "no"}]}, "messages[0].refusal", "into content"),
     ({"top_logprobs": 2}, "top_logprobs", "it needs logprobs to be true"),
     ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "at least 0 and at most 20"),
     ({"logprobs": 3}, "logprobs", "expected bool | null, got int"),
     ({"max_tokens": 3, "max_completion_tokens": 4}, "max_tokens", "leave one of them out"),
-    ({"tools": [{"type": "function"}]}, "tools", "describe them in a system message"),
-    ({"tools": []}, "tools", "describe them in a system message"),
-    ({"tool_choice": "required"}, "tool_choice", "leave it out"),
-    ({"functions": [{}]}, "functions", "describe them in a system message"),
-    ({"response_format": {"type": "json_object"}}, "response_format", "ask for the format in a message"),
+    ({"tools": [{"type": "function"}]}, "tools[0].function", "is missing"),
+    ({"tools": [TOOL] * 129}, "tools", "at most 128 elements long"),
+    ({"tools": [TOOL], "parallel_tool_calls": False}, "parallel_tool_calls", "leave it out"),
+    ({"tools": [TOOL], "response_format": {"type": "json_object"}}, "tools", "leave one of them out"),
+    ({"tool_choice": "required"}, "tool_choice", "say auto or none"),
+    ({"functions": [{}]}, "functions", "send them as tools"),
+    ({"response_format": {"type": "json"}}, "response_format.type", "one of text, json_object, json_schema"),
+    ({"response_format": {"type": "json_object"}, "min_tokens": 1}, "min_tokens", "ends when its JSON is complete"),
     ({"modalities": ["text", "audio"]}, "modalities", "answers in text"),
     ({"audio": {"voice": "alloy"}}, "audio", "answers in text"),
     ({"reasoning_effort": "high"}, "reasoning_effort", "chat_template_kwargs"),
@@ -202,6 +206,29 @@ def test_messages_reach_the_template_as_texts() -> None:
     assert isinstance(conversation, Conversation)
     assert conversation.messages == [{"role": "user", "content": "a\nb", "name": "me"}, {"role": "assistant", "content": "c"}]
     assert conversation.variables == {"enable_thinking": False}
+
+
+def test_tools_and_calls_reach_the_template_as_objects() -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "look", "arguments": '{"a": 1}'}}
+    messages = [{"role": "assistant", "tool_calls": [call]}, {"role": "tool", "tool_call_id": "1", "content": "found"}]
+    (conversation,) = chat(messages=messages, tools=[TOOL])[0].prompts
+    assert isinstance(conversation, Conversation)
+    assert conversation.tools == [TOOL]
+    called = {"id": "1", "type": "function", "function": {"name": "look", "arguments": {"a": 1}}}
+    assert conversation.messages == [{"role": "assistant", "content": "", "tool_calls": [called]}, messages[1]]
+    unused: list[dict[str, Any]] = [{"tools": []}, {"tools": [TOOL], "tool_choice": "none"}]
+    for fields in unused:
+        (conversation,) = chat(**fields)[0].prompts
+        assert isinstance(conversation, Conversation)
+        assert conversation.tools == []
+
+
+def test_a_schema_reaches_the_engine_as_it_was_written() -> None:
+    schema = '{"type":  "object", "required": ["b", "a"]}'
+    body = f'{{"model": "tiny", "messages": [{json.dumps(USER)}], "response_format": '
+    body += f'{{"type": "json_schema", "json_schema": {{"name": "n", "schema": {schema}}}}}}}'
+    assert questions.chat(read(body.encode(), ChatRequest))[0].sampling.schema == schema
+    assert chat(response_format={"type": "json_object"})[0].sampling.schema == '{"type":"object"}'
 
 
 def test_log_probabilities_are_asked_for_in_two_ways() -> None:

@@ -311,6 +311,7 @@ DIFFERENT: dict[str, object] = {
 }
 """Every field of a question that its answers depend on, and another value for it."""
 OTHER_SAMPLING: dict[str, object] = {
+    "schema": "{}",
     "repetition_penalty": 1.5,
     "presence_penalty": 1.0,
     "frequency_penalty": 1.0,
