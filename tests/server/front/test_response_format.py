@@ -109,7 +109,8 @@ async def test_a_model_whose_tokens_cannot_be_matched_says_so() -> None:
     server.text = Text(fake_model.tokenizer())
     asked = Question(prompts=["a"], max_tokens=1, default_max_tokens=None, sampling=Sampling(schema="{}"))
     with pytest.raises(BadRequest, match="this model cannot follow a schema, its tokens are strange"):
-        await server.generate(asked, Call(request_id="id", arrived=time.monotonic(), timeout=30))
+        async with server.ask(asked, Call(request_id="id", arrived=time.monotonic(), timeout=30)):
+            pass
     assert (server.admission.in_system, server.admission.arrivals) == (0, 0)
 
 
