@@ -14,16 +14,12 @@ from typing import Protocol
 from millrace_server.engine.compiling import Compiled, Compiler, Inbox
 from millrace_server.engine.failure import DeviceLost, StepOutOfMemory
 from millrace_server.engine.isolation import run_isolated
-from millrace_server.engine.messages import Cancel, Output, Step, Submit
+from millrace_server.engine.messages import MOST_LISTED_TOKENS, MOST_LOGPROBS, Cancel, Output, Step, Submit
 from millrace_server.engine.quarantine import Quarantine
 from millrace_server.engine.scheduler import Chunk, Plan, Scheduler
 from millrace_server.engine.sequence import INVALID_TOKEN, Choice, Sequence, TokenMask
 
 HEARTBEAT_SECONDS = 1.0
-MOST_LOGPROBS = 20
-"""Likeliest tokens that are reported beside the chosen one."""
-MOST_LISTED_TOKENS = 1024
-"""Each is looked at in every step."""
 
 log = logging.getLogger(__name__)
 

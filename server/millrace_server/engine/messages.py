@@ -13,6 +13,10 @@ import msgspec
 
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 LENGTH = struct.Struct(">I")
+MOST_LOGPROBS = 20
+"""Likeliest tokens that are reported beside the chosen one."""
+MOST_LISTED_TOKENS = 1024
+"""Each is looked at in every step."""
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from millrace_server.engine.loop import MOST_LISTED_TOKENS, MOST_LOGPROBS
+from millrace_server.engine.messages import MOST_LISTED_TOKENS, MOST_LOGPROBS
 from millrace_server.protocol import LARGEST_INTEGER
 
 MAX_ANSWERS = 64
