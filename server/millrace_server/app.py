@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from millrace_server import caller, tokenizing
+from millrace_server import caller, openapi, tokenizing
 from millrace_server.caller import DrainBegan
 from millrace_server.connected import while_connected
 from millrace_server.engine.handle import Dead, Loading
@@ -20,11 +20,9 @@ from millrace_server.inference import Inference
 from millrace_server.keys import Authentication, KeyRing
 from millrace_server.limits import BodyLimits
 from millrace_server.openai import routes as openai
-from millrace_server.protocol import Health, InferRequest, MetricsReport, QueueReport, json_response, read
+from millrace_server.protocol import HEALTH, INFER, METRICS, Health, InferRequest, MetricsReport, QueueReport, json_response, read
 from millrace_server.question import Call
 
-INFER = "/api/v1/infer"
-HEALTH = "/health"
 OPEN_PATHS = frozenset({HEALTH})
 """Of the clients' port: all that nobody needs a key for."""
 INFERENCE_ENDPOINTS = frozenset({INFER, openai.COMPLETIONS, openai.CHAT_COMPLETIONS})
@@ -48,6 +46,8 @@ def client_app(inference: Inference, *, drain_began: DrainBegan, keys: KeyRing |
 
     openai.add_routes(app, inference, call_of=call_of)
     tokenizing.add_routes(app, inference, call_of=call_of)
+    if settings.api_docs:
+        openapi.add_routes(app, has_keys=keys is not None)
 
     @app.post(INFER)
     async def infer(request: Request) -> Response:
@@ -65,7 +65,7 @@ def client_app(inference: Inference, *, drain_began: DrainBegan, keys: KeyRing |
         )
         return json_response(report, status_code=200 if status == "healthy" else 503)
 
-    @app.get("/metrics")
+    @app.get(METRICS)
     async def metrics_report(request: Request) -> Response:
         accept = request.headers.get("accept", "")
         if "text/plain" in accept or "openmetrics" in accept:

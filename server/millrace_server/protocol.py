@@ -22,6 +22,10 @@ MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 10_000
 """Of all stop strings of a request together: what looking for them costs grows with it."""
 
+INFER = "/api/v1/infer"
+HEALTH = "/health"
+METRICS = "/metrics"
+
 Shape = TypeVar("Shape")
 
 

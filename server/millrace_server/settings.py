@@ -120,6 +120,8 @@ class ServerSettings(EngineSettings):
     api_keys_file: str | None = Field(default=None, alias="API_KEYS_FILE", max_length=4096)
     """File with the names and hashes of the API keys that clients must have; it may change while the server runs. Unset: nobody needs
     a key."""
+    api_docs: bool = Field(default=False, alias="API_DOCS")
+    """Serve /openapi.json and, for people, /docs on the clients' port; where keys are needed, these need one too."""
     host: str = Field(default="0.0.0.0", alias="HOST")  # noqa: S104 - a pod's server listens on the pod's address
     """Address of both ports."""
     port: int = Field(default=DEFAULT_PORT, alias="PORT", ge=0, le=65_535)
