@@ -115,6 +115,10 @@ class Answering(AsyncIterator[Piece]):
         """Answers whose last piece is not out."""
         self._unread = set(range(len(prompts)))
         """Prompts of which no answer has begun."""
+        self._untold = set(self._working)
+        """Answers of which the metrics do not know how they ended."""
+        self._spoke_at: dict[int, float] = {}
+        """Monotonic time of each answer's last token."""
         self._arrived: dict[int, list[Output]] = {}
         self._pieces: deque[Piece] = deque()
         self._failure: EngineUnavailable | None = None
@@ -152,6 +156,8 @@ class Answering(AsyncIterator[Piece]):
             follower.cancel()
         for index in tuple(self._working):
             self._cancel(index)
+        for index in tuple(self._untold):
+            self._tell_end(index, "abort" if self._failure is None else "error")
 
     async def whole(self) -> list[Whole]:
         """All answers, when they are complete."""
@@ -184,8 +190,17 @@ class Answering(AsyncIterator[Piece]):
 
     def _count(self, index: int, tokens: int) -> None:
         """A prompt counts once, with the first token behind it: also when its client leaves before the last."""
+        if not tokens:
+            return
+        now, before = time.monotonic(), self._spoke_at.get(index)
+        self._spoke_at[index] = now
+        if before is None:
+            self._metrics.vllm.first_token.observe(now - self._call.arrived)
+        else:
+            for _ in range(tokens):
+                self._metrics.vllm.between_tokens.observe((now - before) / tokens)
         prompt = index * len(self._prompts) // len(self._requests)
-        if tokens and prompt in self._unread:
+        if prompt in self._unread:
             self._unread.discard(prompt)
             self._metrics.prompt_ran(len(self._prompts[prompt]), tenant=self._call.tenant)
         self._metrics.generated(tokens, tenant=self._call.tenant)
@@ -209,7 +224,7 @@ class Answering(AsyncIterator[Piece]):
             answer.take(output.tokens, output.logprobs)
             if answer.is_stopped:
                 break
-            finish_reason = self._checked(output)
+            finish_reason = self._checked(index, output)
         if finish_reason:
             answer.finish()
         if answer.is_stopped:
@@ -217,11 +232,14 @@ class Answering(AsyncIterator[Piece]):
             self._cancel(index)
         if finish_reason:
             self._unfinished.discard(index)
-            self._metrics.finished(finish_reason)
+            self._tell_end(index, finish_reason)
+            self._metrics.vllm.whole_request.observe(time.monotonic() - self._call.arrived)
         return Piece(index, *answer.news(is_over=finish_reason is not None), finish_reason)
 
-    def _checked(self, output: Output) -> str | None:
+    def _checked(self, index: int, output: Output) -> str | None:
         """The finish reason, when it is a good one."""
+        if output.finish_reason in ("error", "quarantined"):
+            self._tell_end(index, "error")
         match output.finish_reason:
             case "error":
                 raise EngineError(output.error or "the engine could not answer this request")
@@ -230,6 +248,11 @@ class Answering(AsyncIterator[Piece]):
             case "deadline":
                 raise self.late(self._call.timeout)
         return output.finish_reason
+
+    def _tell_end(self, index: int, reason: str) -> None:
+        if index in self._untold:
+            self._untold.discard(index)
+            self._metrics.vllm.ended(reason)
 
     def _cancel(self, index: int) -> None:
         if index in self._working:

@@ -52,10 +52,9 @@ class Inference:
         self._numbers = itertools.count()
         self._runs = Runs(self.cache, self.ask, longest_seconds=self.settings.request_timeout)
         self.metrics.registry.register(self.cache)
+        self.engine.on_ready = self.metrics.vllm.loaded
         self.engine.on_step = self._engine_stepped
-        self.metrics.read_gauges_from(
-            queued=lambda: self.admission.queued, running=lambda: self.admission.running, slots=lambda: self.admission.slots
-        )
+        self.metrics.read_gauges_from(queued=lambda: self.admission.queued, running=lambda: self.admission.running)
 
     def status(self) -> str:
         """healthy, loading, draining or failed."""
@@ -199,6 +198,7 @@ class Inference:
         return requests
 
     def _engine_stepped(self, step: Step) -> None:
+        self.metrics.vllm.stepped(step)
         self.admission.slots = step.slots
         self.admission.engine_runs(step.running, now=time.monotonic())
 

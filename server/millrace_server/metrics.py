@@ -19,6 +19,7 @@ from millrace_server.protocol import (
     SystemReport,
     Throughput,
 )
+from millrace_server.vllm_names import VLLMNames
 from millrace_server.windows import DurationWindow, RateWindow
 
 RATE_SECONDS = 60
@@ -53,25 +54,13 @@ class Metrics:
         self._queue_size = Gauge("llm_queue_size", "Requests that wait for a slot.", registry=self.registry)
         self._generated = Counter("llm_tokens_generated", "Tokens that the model generated.", registry=self.registry)
 
-        def vllm(kind: type[Counter] | type[Gauge], name: str, meaning: str) -> Counter | Gauge:
-            return kind(f"vllm:{name}", meaning, ["model_name"], registry=self.registry)
+        self.vllm = VLLMNames(self.registry, model_name=model_name)
 
-        self._vllm_running = vllm(Gauge, "num_requests_running", "Requests that hold a slot.").labels(model_name)
-        self._vllm_waiting = vllm(Gauge, "num_requests_waiting", "Requests that wait for a slot.").labels(model_name)
-        self._vllm_kv = vllm(Gauge, "kv_cache_usage_perc", "Share of the slots that are taken, 0 to 1.").labels(model_name)
-        self._vllm_prompt = vllm(Counter, "prompt_tokens", "Tokens of the prompts that ran.").labels(model_name)
-        self._vllm_generated = vllm(Counter, "generation_tokens", "Tokens that the model generated.").labels(model_name)
-        finished = Counter(
-            "vllm:request_success", "Requests that the model finished.", ["model_name", "finished_reason"], registry=self.registry
-        )
-        self._vllm_finished = {reason: finished.labels(model_name, reason) for reason in ("stop", "length")}
-
-    def read_gauges_from(self, *, queued: Callable[[], int], running: Callable[[], int], slots: Callable[[], int]) -> None:
+    def read_gauges_from(self, *, queued: Callable[[], int], running: Callable[[], int]) -> None:
         """The gauges ask at each scrape: no copy of a number that has its home elsewhere."""
         self._queue_size.set_function(queued)
-        self._vllm_waiting.set_function(queued)  # type: ignore[union-attr]
-        self._vllm_running.set_function(running)  # type: ignore[union-attr]
-        self._vllm_kv.set_function(lambda: running() / slots())  # type: ignore[union-attr]
+        self.vllm.waiting.set_function(queued)
+        self.vllm.running.set_function(running)
 
     def answered(self, endpoint: str, status: int, seconds: float, *, now: float) -> None:
         """One HTTP request is over. Only inference counts in the JSON reports; a look at /health is no work."""
@@ -92,17 +81,13 @@ class Metrics:
 
     def prompt_ran(self, tokens: int, *, tenant: str) -> None:
         self.usage.prompt_ran(tenant, tokens)
-        self._vllm_prompt.inc(tokens)
+        self.vllm.prompt_tokens.inc(tokens)
 
     def generated(self, tokens: int, *, tenant: str) -> None:
         self.usage.generated(tenant, tokens)
         self._tokens += tokens
         self._generated.inc(tokens)
-        self._vllm_generated.inc(tokens)
-
-    def finished(self, reason: str) -> None:
-        if reason in self._vllm_finished:
-            self._vllm_finished[reason].inc()
+        self.vllm.generated_tokens.inc(tokens)
 
     def prometheus(self, accept: str, *, is_internal: bool) -> tuple[bytes, str]:
         """The exposition and its content type, in the best format that `accept` allows."""

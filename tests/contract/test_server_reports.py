@@ -1,5 +1,6 @@
 """/health, /metrics, Prometheus, probes and /internal/load: every field, its type and its meaning, on a real server."""
 
+import time
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -76,6 +77,13 @@ PROMETHEUS = {
     "vllm:prompt_tokens": ("counter", {"model_name"}),
     "vllm:generation_tokens": ("counter", {"model_name"}),
     "vllm:request_success": ("counter", {"model_name", "finished_reason"}),
+    "vllm:num_preemptions": ("counter", {"model_name"}),
+    "vllm:prefix_cache_queries": ("counter", {"model_name"}),
+    "vllm:prefix_cache_hits": ("counter", {"model_name"}),
+    "vllm:time_to_first_token_seconds": ("histogram", {"model_name"}),
+    "vllm:inter_token_latency_seconds": ("histogram", {"model_name"}),
+    "vllm:e2e_request_latency_seconds": ("histogram", {"model_name"}),
+    "vllm:cache_config_info": ("gauge", {"model_name", "block_size", "num_gpu_blocks", "enable_prefix_caching"}),
 }
 
 
@@ -180,6 +188,40 @@ def test_prometheus_counts_by_route_and_status(server: RunningServer) -> None:
     assert grown("llm_tokens_generated_total") == generated
     assert grown("vllm:prompt_tokens_total", model_name="tiny") == 1
     assert not any("attacker" in str(labels) for _, labels in after)
+
+
+def test_requests_tokens_and_memory_are_told_in_vllm_s_names(server: RunningServer) -> None:
+    before = prometheus(server)
+    prompt = "a beginning that fills several blocks of the prefix cache, so that it may be found again: " * 2
+    for _ in range(2):
+        assert server.requests().infer(prompt, max_tokens=5, temperature=0, use_cache=False).json()["tokens_generated"] == 5
+    late = {"prompt": "g", "max_tokens": 400, "use_cache": False}
+    assert server.requests().request("POST", "/api/v1/infer", json=late, headers={"x-request-timeout": "0.05"}).status_code == 504
+
+    def grown(name: str, **labels: str) -> float:
+        key = (f"vllm:{name}", frozenset({"model_name": "tiny", **labels}.items()))
+        return after.get(key, 0) - before.get(key, 0)
+
+    deadline = time.monotonic() + 20
+    while True:
+        after = prometheus(server)
+        if grown("request_success_total", finished_reason="abort") == 1 or time.monotonic() > deadline:
+            break
+    assert grown("request_success_total", finished_reason="abort") == 1
+    assert grown("request_success_total", finished_reason="length") == 2
+    assert grown("e2e_request_latency_seconds_count") == 2
+    assert grown("time_to_first_token_seconds_count") >= 2
+    assert grown("inter_token_latency_seconds_count") >= 2 * 4
+    assert 0 < grown("time_to_first_token_seconds_sum") <= grown("e2e_request_latency_seconds_sum") + 20
+    assert grown("prefix_cache_queries_total") >= 2 * len(prompt)
+    assert grown("prefix_cache_hits_total") == len(prompt) // 32 * 32
+    [blocks] = [labels for name, labels in after if name == "vllm:cache_config_info"]
+    assert int(dict(blocks)["block_size"]) == 32
+    assert int(dict(blocks)["num_gpu_blocks"]) > 0
+    deadline = time.monotonic() + 20
+    while prometheus(server)["vllm:kv_cache_usage_perc", frozenset({("model_name", "tiny")})] and time.monotonic() < deadline:
+        pass
+    assert prometheus(server)["vllm:kv_cache_usage_perc", frozenset({("model_name", "tiny")})] == 0
 
 
 def test_internal_load(server: RunningServer) -> None:

@@ -62,6 +62,7 @@ class EngineHandle:
 
     def __init__(self, settings: ServerSettings, environment: Mapping[str, str], *, patience: Patience | None = None) -> None:
         """`environment` is the front's; the engine gets of it, and of `settings`, what it needs."""
+        self.on_ready: Callable[[Ready], None] | None = None
         self.on_step: Callable[[Step], None] | None = None
         self.running = 0
         self.waiting = 0
@@ -248,6 +249,8 @@ class EngineHandle:
                 self._state = Loading(stage, done, total, self.last_message_at)
             case Ready():
                 self._state = Serving(message)
+                if self.on_ready:
+                    self.on_ready(message)
 
     def _deliver(self, step: Step) -> None:
         self.running, self.waiting = step.running, step.waiting

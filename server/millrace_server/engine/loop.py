@@ -220,7 +220,19 @@ class Loop:
         news = worked or outputs or self._spoken != (running, waiting)
         if news or now >= self._spoke_at + HEARTBEAT_SECONDS:
             self._spoke_at, self._spoken = now, (running, waiting)
-            self._emit(Step(outputs=outputs, running=running, waiting=waiting, slots=self._scheduler.cap))
+            scheduler = self._scheduler
+            self._emit(
+                Step(
+                    outputs=outputs,
+                    running=running,
+                    waiting=waiting,
+                    slots=scheduler.cap,
+                    kv_usage=scheduler.kv_usage,
+                    preemptions=scheduler.preemptions,
+                    prefix_queries=scheduler.prefix_queries,
+                    prefix_hits=scheduler.prefix_hits,
+                )
+            )
 
 
 def _refusal(request: Submit, why: str) -> Output:

@@ -106,6 +106,10 @@ class Ready(msgspec.Struct, tag=True, frozen=True, kw_only=True):
     vocabulary: int
     eos_token_ids: list[int]
     revision: str
+    kv_tokens: int = 0
+    """Tokens of KV cache for all requests together."""
+    block_tokens: int = 0
+    """Tokens of a block that prompts may have in common; 0: nothing is shared."""
     no_schemas: str | None = None
     """Why this model cannot answer by a schema; None when it can."""
 
@@ -139,6 +143,14 @@ class Step(msgspec.Struct, tag=True, frozen=True, kw_only=True):
     waiting: int
     slots: int
     """Requests that may run at once now."""
+    kv_usage: float = 0.0
+    """Share of the KV cache that running requests take."""
+    preemptions: int = 0
+    """Since the engine's start, like the two below."""
+    prefix_queries: int = 0
+    """Tokens of prompts for which stored blocks were looked up."""
+    prefix_hits: int = 0
+    """Tokens in the blocks that were found."""
 
 
 class Failed(msgspec.Struct, tag=True, frozen=True, kw_only=True):

@@ -109,6 +109,7 @@ def serve(settings: EngineSettings, front: Front) -> NoReturn:
     from millrace_server.engine import mask, model
     from millrace_server.engine.grammar import BadGrammar
     from millrace_server.engine.loop import Loop
+    from millrace_server.engine.prefixes import BLOCK_TOKENS
     from millrace_server.engine.scheduler import Limits, Scheduler
     from millrace_server.engine.share import LongPromptShare
 
@@ -165,6 +166,8 @@ def serve(settings: EngineSettings, front: Front) -> NoReturn:
         vocabulary=facts.vocabulary,
         eos_token_ids=sorted(facts.eos_token_ids),
         revision=served_revision,
+        kv_tokens=runner.kv_tokens,
+        block_tokens=BLOCK_TOKENS,
         no_schemas=no_schemas,
     )
     front.send(ready)

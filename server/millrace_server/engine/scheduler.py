@@ -98,6 +98,8 @@ class Scheduler:
         self.limits = limits
         self.cap = limits.slots
         """Sequences that may run at once now: the slots, or fewer after memory ran out."""
+        self.preemptions = self.prefix_queries = self.prefix_hits = 0
+        """How often somebody had to leave; tokens of prompts looked up among the stored blocks, and found."""
         self._good_steps = 0
         self.waiting = WaitingQueue()
         self.running: list[Sequence] = []
@@ -116,6 +118,11 @@ class Scheduler:
     def occupied(self) -> int:
         """KV tokens of the running sequences, as long as they are now."""
         return sum(self._reserve(len(sequence.tokens)) for sequence in self.running)
+
+    @property
+    def kv_usage(self) -> float:
+        """Share of the KV cache that they take."""
+        return self.occupied / self.limits.kv_tokens
 
     def add(self, sequence: Sequence, *, now: float) -> None:
         self._company.arrived(now, idle=self.is_idle)
@@ -221,6 +228,7 @@ class Scheduler:
         while len(self.running) > 1 and self.occupied > self.limits.kv_tokens:
             last = max(reversed(self.running), key=rank)  # of equals the one that was admitted last
             self._give_up_place(last)
+            self.preemptions += 1
             yield last
 
     def _give_up_place(self, sequence: Sequence) -> None:
@@ -250,6 +258,9 @@ class Scheduler:
             if length > 0:
                 budget -= length
                 for_long -= length if sequence.is_long else 0
+                if not sequence.computed:
+                    self.prefix_queries += len(sequence.tokens)
+                    self.prefix_hits += len(reuse) * BLOCK_TOKENS
                 yield self._chunk(sequence, length, reuse)
 
     def _is_worth_waiting(self, sequence: Sequence) -> bool:
