@@ -151,7 +151,7 @@ struct Step {
   Phase *phases;                      // layers * 12 + 4
   Together *together;                 // [tokens]
   int64_t longest;                    // context, rounded up to 16
-  int64_t pieces, workers;            // zero at first
+  int64_t pieces, most_together, workers;  // zero at first
 };
 
 static void normalize(const float *x, const float *weight, int64_t size, float epsilon, float *out) {
@@ -264,30 +264,34 @@ template <class Kernel> struct Walk : Worker {
   }
 
   void attention(const Layer &layer, int64_t index) {
-    share(step.pieces * model.kv_heads, [&](int64_t i) {
-      const Together &group = step.together[i / model.kv_heads];
+    // Of a prompt's few tokens every handful of queries is a piece: they may be all that there is to do, on thousands of keys.
+    const int64_t sharing = model.heads / model.kv_heads, handfuls = (step.most_together * sharing + MOST_QUERIES - 1) / MOST_QUERIES;
+    share(step.pieces * model.kv_heads * handfuls, [&](int64_t i) {
+      const Together &group = step.together[i / handfuls / model.kv_heads];
       const Segment &segment = step.segment[group.segment];
-      const int64_t head = i % model.kv_heads, skipped = head * segment.capacity * model.size;
-      attention(layer, segment, group, head, cache(step.keys, index, segment) + skipped, cache(step.values, index, segment) + skipped);
+      const int64_t head = i / handfuls % model.kv_heads, skipped = head * segment.capacity * model.size;
+      const int64_t first = i % handfuls * MOST_QUERIES, left = group.tokens * sharing - first;
+      if (left > 0)
+        attention(layer, segment, group, head, first, left < MOST_QUERIES ? left : MOST_QUERIES,
+                  cache(step.keys, index, segment) + skipped, cache(step.values, index, segment) + skipped);
     });
   }
 
-  void attention(const Layer &layer, const Segment &segment, const Together &group, int64_t head, const bf16 *keys, const bf16 *values) const {
-    const int64_t sharing = model.heads / model.kv_heads, all = group.tokens * sharing;
-    for (int64_t q = 0; q < all; q += MOST_QUERIES) {
-      Query queries[MOST_QUERIES];
-      const int64_t count = all - q < MOST_QUERIES ? all - q : MOST_QUERIES;
-      for (int64_t i = 0; i < count; i++) {
-        const int64_t t = group.first + (q + i) / sharing, end = segment.start + t + 1;
-        const int64_t row = ((segment.first + t) * model.heads + head * sharing + (q + i) % sharing) * model.size;
-        queries[i] = {step.query + row, step.attended + row, layer.window && end > layer.window ? end - layer.window : 0, end};
-      }
-      switch (count) {
-        case 1: attend<1>(queries, keys, values, model.size, scores, step.longest); break;
-        case 2: attend<2>(queries, keys, values, model.size, scores, step.longest); break;
-        case 3: attend<3>(queries, keys, values, model.size, scores, step.longest); break;
-        default: attend<4>(queries, keys, values, model.size, scores, step.longest);
-      }
+  // `count` of the group's queries on one key-value head, from the `first` on: they are numbered token by token.
+  void attention(const Layer &layer, const Segment &segment, const Together &group, int64_t head, int64_t first, int64_t count,
+                 const bf16 *keys, const bf16 *values) const {
+    const int64_t sharing = model.heads / model.kv_heads;
+    Query queries[MOST_QUERIES];
+    for (int64_t i = 0; i < count; i++) {
+      const int64_t t = group.first + (first + i) / sharing, end = segment.start + t + 1;
+      const int64_t row = ((segment.first + t) * model.heads + head * sharing + (first + i) % sharing) * model.size;
+      queries[i] = {step.query + row, step.attended + row, layer.window && end > layer.window ? end - layer.window : 0, end};
+    }
+    switch (count) {
+      case 1: return attend<1>(queries, keys, values, model.size, scores, step.longest);
+      case 2: return attend<2>(queries, keys, values, model.size, scores, step.longest);
+      case 3: return attend<3>(queries, keys, values, model.size, scores, step.longest);
+      default: return attend<4>(queries, keys, values, model.size, scores, step.longest);
     }
   }
 
@@ -343,7 +347,11 @@ EXPORT void millrace_step(Step *step) {
     const int64_t tokens = step->segment[s].tokens;
     // A prompt's neighbouring tokens see nearly the same keys; together they make full use of each.
     const int64_t group = sharing < MOST_QUERIES ? MOST_QUERIES : 1;
-    for (int64_t t = 0; t < tokens; t += group) step->together[step->pieces++] = {s, t, tokens - t < group ? tokens - t : group};
+    for (int64_t t = 0; t < tokens; t += group) {
+      const Together together = {s, t, tokens - t < group ? tokens - t : group};
+      step->together[step->pieces++] = together;
+      if (together.tokens > step->most_together) step->most_together = together.tokens;
+    }
   }
   step->team->parallel(step_part, step, (unsigned)step->team->threads, 0);
 }

@@ -92,6 +92,7 @@ class Step(Structure):
         ("together", c_void_p),
         ("longest", c_int64),
         ("pieces", c_int64),
+        ("most_together", c_int64),
         ("workers", c_int64),
     ]
 

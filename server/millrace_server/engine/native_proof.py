@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from millrace_server.engine.kv import KVCache, Rules
+from millrace_server.engine.kv import KVCache, Layers, Rules
 from millrace_server.engine.messages import Submit
 from millrace_server.engine.native import Library
 from millrace_server.engine.native_step import NativeStep, Unsuitable
@@ -18,20 +18,24 @@ from millrace_server.engine.sequence import Sequence
 TOKENS = 24
 TOLERANCE = 0.1
 """Relative. bfloat16 itself costs 0.01 to 0.03 over tens of layers; a forgotten norm, bias, factor or rotation several tenths."""
+QUERY_TOLERANCE = 0.05
+"""Relative. A rotation leaves a query's size as it is, and the same tokens are as near to each other everywhere."""
 
 Forward = Callable[[Tensor, Tensor], Tensor]
 """Token ids and positions [2, tokens] and the tokens whose logits are wanted → logits [those, vocabulary]."""
 
 
 class Listener:
-    """Stands in for the cache that attention writes to, and hears by which rules each layer attends."""
+    """Stands in for the cache that attention writes to, and hears by which rules each layer attends, and with how large queries."""
 
     def __init__(self, kv: KVCache) -> None:
         self.rules: dict[int, Rules] = {}
+        self.queries: dict[int, float] = {}
         self._kv = kv
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, rules: Rules) -> Tensor:
         self.rules[layer] = rules
+        self.queries[layer] = query.float().norm().item()
         return self._kv.attend(layer, query, key, value, rules)
 
 
@@ -45,24 +49,34 @@ def proven(
     limit: int,
 ) -> NativeStep:
     """The compiled step of `model`, whose `forward` attends through what is attached. Raises Unsuitable. Leaves rows in `kv`."""
-    positions = torch.arange(min(TOKENS, limit - 1))
-    ids = (positions + 1) * 7919 % model.config.get_text_config().vocab_size
-    listener = Listener(kv)
-    attach(listener)
-    try:
+    count = min(TOKENS, limit - 1)
+    ids, every = (torch.arange(count) + 1) * 7919 % model.config.get_text_config().vocab_size, torch.arange(count)
+
+    def theirs(first: int) -> tuple[Listener, Tensor]:
+        """Logits of the tokens as if they stood at `first` and after it; they see each other only."""
+        listener = Listener(kv)
+        attach(listener)
+        try:
+            _begin(kv, ids)
+            return listener, forward(torch.stack([ids, every + first]), every).float()
+        finally:
+            attach(kv)
+
+    near, _ = theirs(0)
+    step = NativeStep(model, near.rules, library)
+    # At the beginning and at the end of the context, where some models scale or rotate otherwise.
+    for first in (0, limit - count):
+        heard, expected = theirs(first)
+        [expected_place] = kv.places(step.kv_shape, step.layers)
         _begin(kv, ids)
-        expected = forward(torch.stack([ids, positions]), positions).float()
-    finally:
-        attach(kv)
-    step = NativeStep(model, listener.rules, library)
-    [theirs] = kv.places(step.kv_shape, step.layers)
-    _begin(kv, ids)
-    [ours] = places = kv.places(step.kv_shape, step.layers)
-    logits = step.run(ids, positions, positions, places)
-    for layer in range(step.layers):
-        for name, mine, other in (("keys", ours.keys, theirs.keys), ("values", ours.values, theirs.values)):
-            _compare(f"the {name} of layer {layer}", mine[layer][:, : len(ids)], other[layer][:, : len(ids)])
-    _compare("the logits", logits, expected)
+        [place] = places = kv.places(step.kv_shape, step.layers)
+        logits = step.run(ids, every + first, every, places)
+        for layer in range(step.layers):
+            if abs(heard.queries[layer] - near.queries[layer]) > QUERY_TOLERANCE * near.queries[layer]:
+                raise Unsuitable(f"the queries of layer {layer} grow with their position")
+            _compare(f"the keys of layer {layer} from token {first} on", place.keys, expected_place.keys, layer, count)
+            _compare(f"the values of layer {layer} from token {first} on", place.values, expected_place.values, layer, count)
+        _compare_tensors(f"the logits from token {first} on", logits, expected)
     return step
 
 
@@ -71,6 +85,10 @@ def _begin(kv: KVCache, ids: Tensor) -> None:
     kv.begin((Chunk(sequence, 0, len(ids)),))
 
 
-def _compare(what: str, ours: Tensor, theirs: Tensor) -> None:
+def _compare(what: str, ours: Layers, theirs: Layers, layer: int, count: int) -> None:
+    _compare_tensors(what, ours[layer][:, :count], theirs[layer][:, :count])
+
+
+def _compare_tensors(what: str, ours: Tensor, theirs: Tensor) -> None:
     if not (ours.float() - theirs.float()).norm() <= TOLERANCE * theirs.float().norm():
         raise Unsuitable(f"{what} would differ")

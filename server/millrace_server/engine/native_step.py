@@ -43,15 +43,17 @@ class NativeStep:
     def __init__(self, model: Any, rules: dict[int, Rules], library: Library) -> None:  # noqa: ANN401 - transformers is untyped
         """`rules` are those of every layer. Raises Unsuitable."""
         self._library = library
+        self._source = model
         self._tensors: list[Tensor] = []
         try:
             decoder, text = model.model, model.config.get_text_config()
+            self._epsilon: float = decoder.norm.variance_epsilon
             self._embed, self._rotate = model.get_input_embeddings(), decoder.rotary_emb
             if text.hidden_act not in ("silu", "swish"):
                 raise Unsuitable(f"activation {text.hidden_act}")
             self._model = self._read(decoder, text, model.lm_head, rules)
-        except AttributeError as error:
-            raise Unsuitable(str(error)) from error
+        except (AttributeError, KeyError, IndexError, TypeError) as error:
+            raise Unsuitable(f"{type(error).__name__}: {error}") from error
         self._vocabulary: int = self._model.head.outputs
 
     @property
@@ -101,7 +103,8 @@ class NativeStep:
     def _read(self, decoder: Any, text: Any, head: Any, rules: dict[int, Rules]) -> native.Model:  # noqa: ANN401
         size, scaling = decoder.layers[0].self_attn.head_dim, rules[0].scaling
         shape = Shape(text.hidden_size, text.num_attention_heads, text.num_key_value_heads, size, text.intermediate_size)
-        if shape.hidden % VECTOR or shape.intermediate % VECTOR or size % (2 * VECTOR) or size > LARGEST_HEAD:
+        uneven = shape.heads % shape.kv_heads or shape.hidden % VECTOR or shape.intermediate % VECTOR or size % (2 * VECTOR)
+        if uneven or size > LARGEST_HEAD:
             raise Unsuitable(f"sizes {shape}")
         if any(each.softcap is not None or each.scaling != scaling for each in rules.values()):
             raise Unsuitable("soft caps, or a scaling that differs by layer")
@@ -111,9 +114,9 @@ class NativeStep:
         return native.Model(
             len(layers),
             *shape,
-            decoder.norm.variance_epsilon,
+            self._epsilon,
             scaling,
-            self._kept(decoder.norm.weight, shape.hidden),
+            self._norm(decoder.norm, shape.hidden),
             _weight(head, text.vocab_size, shape.hidden),
             (native.Layer * len(layers))(*layers),
         )
@@ -122,26 +125,26 @@ class NativeStep:
         attention, feed = layer.self_attn, layer.mlp
         queries, keys = shape.heads * shape.size, shape.kv_heads * shape.size
         norms = (getattr(attention, name, None) for name in ("q_norm", "k_norm"))
-        query_norm, key_norm = (None if norm is None else self._kept(norm.weight, shape.size) for norm in norms)
+        query_norm, key_norm = (None if norm is None else self._norm(norm, shape.size) for norm in norms)
         return native.Layer(
-            self._kept(layer.input_layernorm.weight, shape.hidden),
+            self._norm(layer.input_layernorm, shape.hidden),
             _weight(attention.q_proj, queries, shape.hidden),
             _weight(attention.k_proj, keys, shape.hidden),
             _weight(attention.v_proj, keys, shape.hidden),
             _weight(attention.o_proj, shape.hidden, queries),
             query_norm,
             key_norm,
-            self._kept(layer.post_attention_layernorm.weight, shape.hidden),
+            self._norm(layer.post_attention_layernorm, shape.hidden),
             _weight(feed.gate_proj, shape.intermediate, shape.hidden),
             _weight(feed.up_proj, shape.intermediate, shape.hidden),
             _weight(feed.down_proj, shape.hidden, shape.intermediate),
             rules.window or 0,
         )
 
-    def _kept(self, weight: Tensor, size: int) -> int:
-        if weight.shape != (size,):
-            raise Unsuitable(f"a norm over {tuple(weight.shape)}")
-        self._tensors.append(weight.detach().float().contiguous())
+    def _norm(self, norm: Any, size: int) -> int:  # noqa: ANN401
+        if norm.weight.shape != (size,) or norm.variance_epsilon != self._epsilon:
+            raise Unsuitable(f"a norm over {tuple(norm.weight.shape)} with an epsilon of {norm.variance_epsilon}")
+        self._tensors.append(norm.weight.detach().float().contiguous())
         return int(self._tensors[-1].data_ptr())
 
 

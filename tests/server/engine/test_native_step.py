@@ -36,6 +36,17 @@ OTHER_KIND: dict[str, tuple[str, dict[str, Any]]] = {
     "olmo2": ("Olmo2", {}),
     "phi3": ("Phi3", {}),
     "smollm3, layers without rope": ("SmolLM3", {"no_rope_layers": [1, 0]}),
+    "ministral3, queries that grow far out": (
+        "Ministral3",
+        {
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "llama_4_scaling_beta": 0.1,
+                "original_max_position_embeddings": 64,
+            }
+        },
+    ),
     "mixtral": ("Mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2}),
     "llama, another activation": ("Llama", {"hidden_act": "gelu"}),
     "llama, heads of another size": ("Llama", {"head_dim": 24}),
