@@ -12,11 +12,13 @@ BETWEEN_TOKENS_BUCKETS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.
 REQUEST_BUCKETS = (0.05, 0.1, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480)
 REASONS = ("stop", "length", "abort", "error")
 """How an answer ended. `abort`: its client left, or its deadline passed."""
+NOTHING = Step(outputs=[], running=0, waiting=0, slots=0)
+"""What an engine has counted when it starts."""
 
 
 class VLLMNames:
     def __init__(self, registry: CollectorRegistry, *, model_name: str) -> None:
-        self._last = Step(outputs=[], running=0, waiting=0, slots=0)
+        self._last = NOTHING
         labels = ["model_name"]
 
         def gauge(name: str, meaning: str) -> Gauge:
@@ -50,7 +52,7 @@ class VLLMNames:
 
     def loaded(self, ready: Ready) -> None:
         """An engine serves; its counts begin anew."""
-        self._last = Step(outputs=[], running=0, waiting=0, slots=0)
+        self._last = NOTHING
         self._cache.clear()
         blocks = ready.kv_tokens // ready.block_tokens if ready.block_tokens else 0
         self._cache.labels(self._model_name, str(ready.block_tokens), str(blocks), str(ready.block_tokens > 0)).set(1)

@@ -1,11 +1,9 @@
 """The official client, unmodified, against a real server: sync and async, streaming and not."""
 
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import openai
 import pytest
-import pytest_asyncio
 from openai.types.chat import ChatCompletionChunk
 
 from running_server import RunningServer
@@ -13,18 +11,6 @@ from running_server import RunningServer
 MESSAGES: Any = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "naïve 🎉 question"}]
 UNCACHED: Any = {"use_cache": False}
 GREEDY: Any = {"model": "tiny", "temperature": 0, "max_tokens": 12, "extra_body": UNCACHED}
-
-
-@pytest.fixture
-def client(server: RunningServer) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"http://127.0.0.1:{server.port}/v1", api_key="none", max_retries=0, timeout=60) as client:
-        yield client
-
-
-@pytest_asyncio.fixture
-async def async_client(server: RunningServer) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{server.port}/v1", api_key="none", max_retries=0, timeout=60) as client:
-        yield client
 
 
 def text_of(chunks: list[ChatCompletionChunk], index: int = 0) -> str:

@@ -1,6 +1,6 @@
 """Kept answers by the official client: whatever filled the cache, a stream or a whole answer is told like one that was just written."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import openai
@@ -12,12 +12,6 @@ from running_server import RunningServer
 GREEDY: Any = {"model": "tiny", "temperature": 0, "max_tokens": 90, "n": 2, "stop": ["never written"], "extra_body": {"ignore_eos": True}}
 STREAM: Any = {"stream": True, "stream_options": {"include_usage": True}}
 HEADER = "x-millrace-cache"
-
-
-@pytest.fixture
-def client(server: RunningServer) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"http://127.0.0.1:{server.port}/v1", api_key="none", max_retries=0, timeout=60) as client:
-        yield client
 
 
 def chat(client: openai.OpenAI, prompt: str, **options: Any) -> tuple[str, Any]:  # noqa: ANN401 - the client's own types

@@ -3,14 +3,12 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import msgspec
 import openai
 import psutil
 import pytest
-import pytest_asyncio
 
 import fake_model
 from millrace_server.engine.handle import Serving
@@ -48,18 +46,6 @@ def nested(depth: int) -> dict[str, object]:
     for _ in range(depth):
         schema = {"type": "array", "items": schema}
     return schema
-
-
-@pytest.fixture
-def client(server: RunningServer) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"http://127.0.0.1:{server.port}/v1", api_key="none", max_retries=0, timeout=60) as client:
-        yield client
-
-
-@pytest_asyncio.fixture
-async def async_client(server: RunningServer) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{server.port}/v1", api_key="none", max_retries=0, timeout=60) as client:
-        yield client
 
 
 def test_whole_and_streamed_answers_satisfy_the_schema(client: openai.OpenAI) -> None:
