@@ -145,7 +145,7 @@ struct Step {
   float *query, *key, *value;         // [tokens, heads * size], [tokens, kv_heads * size] twice
   float *attended;                    // [tokens, heads * size]
   float *gate, *up;                   // [tokens, intermediate]
-  float *scores;                      // [threads, 4, longest]
+  float *scores;                      // [threads, 8, longest]
   bf16 *narrow;                       // [tokens, the widest input of any product], for `Pairing`
   float *logits;                      // [samples, vocabulary]
   Phase *phases;                      // layers * 12 + 4
@@ -175,18 +175,6 @@ static void rotate(float *head, const float *cosine, const float *sine, int64_t 
 
 static void store(const float *head, int64_t size, bf16 *out) {
   for (int64_t d = 0; d < size; d += 16) _mm256_storeu_si256((__m256i *)(out + d), narrowed(_mm512_loadu_ps(head + d)));
-}
-
-// Scaled, the even dimensions first, then the odd ones: in this order the pairs of bfloat16 in a key meet them.
-static void unweave(float *head, int64_t size, float scaling) {
-  float odd[256];
-  const __m512 scale = _mm512_set1_ps(scaling);
-  for (int64_t d = 0; d < size; d += 32) {
-    const __m512 low = _mm512_mul_ps(_mm512_loadu_ps(head + d), scale), high = _mm512_mul_ps(_mm512_loadu_ps(head + d + 16), scale);
-    _mm512_storeu_ps(odd + d / 2, odds(low, high));
-    _mm512_storeu_ps(head + d / 2, evens(low, high));
-  }
-  memcpy(head + size / 2, odd, (size_t)size * 2);
 }
 
 // One thread's part of a step.
@@ -252,7 +240,7 @@ template <class Kernel> struct Walk : Worker {
       float *query = step.query + (token * model.heads + h) * size;
       if (layer.query_norm) normalize(query, layer.query_norm, size, model.epsilon, query);
       rotate(query, cosine, sine, size);
-      unweave(query, size, model.scaling);
+      for (int64_t d = 0; d < size; d += 16) _mm512_storeu_ps(query + d, _mm512_mul_ps(_mm512_loadu_ps(query + d), _mm512_set1_ps(model.scaling)));
     }
     for (int64_t h = 0; h < model.kv_heads; h++) {
       float *key = step.key + (token * model.kv_heads + h) * size;
@@ -287,12 +275,8 @@ template <class Kernel> struct Walk : Worker {
       const int64_t row = ((segment.first + t) * model.heads + head * sharing + (first + i) % sharing) * model.size;
       queries[i] = {step.query + row, step.attended + row, layer.window && end > layer.window ? end - layer.window : 0, end};
     }
-    switch (count) {
-      case 1: return attend<1>(queries, keys, values, model.size, scores, step.longest);
-      case 2: return attend<2>(queries, keys, values, model.size, scores, step.longest);
-      case 3: return attend<3>(queries, keys, values, model.size, scores, step.longest);
-      default: return attend<4>(queries, keys, values, model.size, scores, step.longest);
-    }
+    static constexpr Attend sizes[] = {attend<1>, attend<2>, attend<3>, attend<4>, attend<5>, attend<6>, attend<7>, attend<8>};
+    sizes[count - 1](queries, keys, values, model.size, scores, step.longest);
   }
 
   void feed(const Layer &layer) {

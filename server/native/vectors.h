@@ -19,15 +19,7 @@ INLINE __m512 everywhere(const float *number) {
 INLINE __m512 first_of_pairs(__m512i pairs) { return _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)); }
 INLINE __m512 second_of_pairs(__m512i pairs) { return _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32((int)0xffff0000u))); }
 
-// The floats 0, 2, … 30 and 1, 3, … 31 of 32 consecutive ones, and back.
-INLINE __m512 evens(__m512 low, __m512 high) {
-  const __m512i pick = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-  return _mm512_permutex2var_ps(low, pick, high);
-}
-INLINE __m512 odds(__m512 low, __m512 high) {
-  const __m512i pick = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-  return _mm512_permutex2var_ps(low, pick, high);
-}
+// Of the floats 0, 2, … 30 and 1, 3, … 31 of 32 ones the first and the last sixteen.
 INLINE __m512 woven_low(__m512 even, __m512 odd) {
   const __m512i pick = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
   return _mm512_permutex2var_ps(even, pick, odd);
@@ -65,19 +57,4 @@ INLINE __m512 exponential(__m512 x) {
 
 INLINE __m512 silu(__m512 x) {
   return _mm512_div_ps(x, _mm512_add_ps(exponential(_mm512_sub_ps(_mm512_setzero_ps(), x)), _mm512_set1_ps(1.f)));
-}
-
-// Lane i is the sum of the lanes of v[i].
-INLINE __m512 sums(const __m512 v[16]) {
-  __m512 pairs[8], fours[4];
-  for (int i = 0; i < 8; i++)
-    pairs[i] = _mm512_add_ps(_mm512_unpacklo_ps(v[2 * i], v[2 * i + 1]), _mm512_unpackhi_ps(v[2 * i], v[2 * i + 1]));
-  for (int i = 0; i < 4; i++) {
-    const __m512d a = _mm512_castps_pd(pairs[2 * i]), b = _mm512_castps_pd(pairs[2 * i + 1]);
-    fours[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
-  }
-  // Each of fours[i] has the sums 4i … 4i+3 of one 128-bit part in that part.
-  const __m512 a = _mm512_add_ps(_mm512_shuffle_f32x4(fours[0], fours[1], 0x88), _mm512_shuffle_f32x4(fours[0], fours[1], 0xdd));
-  const __m512 b = _mm512_add_ps(_mm512_shuffle_f32x4(fours[2], fours[3], 0x88), _mm512_shuffle_f32x4(fours[2], fours[3], 0xdd));
-  return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
 }

@@ -17,7 +17,7 @@ from millrace_server.engine.packed import NativeLinear
 VECTOR = 16
 """Floats of a register: the hidden and the intermediate size must be whole numbers of it, a head's size of two."""
 LARGEST_HEAD = 256
-QUERIES = 4
+QUERIES = 8
 """That a thread computes at once."""
 PHASES_OF_LAYER, PHASES = 12, 4
 """At most, of each layer and of a whole step besides."""

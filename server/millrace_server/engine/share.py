@@ -6,7 +6,7 @@ corrected after every step that held one.
 """
 
 START_TOKENS = 16
-SMALLEST_TOKENS = 4
+SMALLEST_TOKENS = 2
 """Fewer would cost nearly as much time."""
 LEARNING = 0.2
 """Weight of the newest step in the mean time of steps without prompts."""
