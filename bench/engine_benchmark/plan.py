@@ -2,13 +2,12 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from engine_benchmark.clients import drive
 from engine_benchmark.engine import OURS, Engine, Request
 from engine_benchmark.experiment import Arm, Experiment, Goal, Pair
 from engine_benchmark.figures import Figures, measure
-from engine_benchmark.long_prompt import alone, beside_a_long_prompt
+from engine_benchmark.long_prompt import LongPrompt
 from engine_benchmark.workload import EQUAL, MIXED, Series, with_prefixes
 
 STATIC = "transformers"
@@ -145,10 +144,10 @@ def _light(ours: Engine, forward: Engine, length: int, size: Size) -> Experiment
 
 
 def _long_prompt(ours: Engine, size: Size) -> Experiment:
-    beside = partial(beside_a_long_prompt, ours, size.long_prompt_tokens)
+    long = LongPrompt(ours, prompt_tokens=size.long_prompt_tokens)
     arms = [
-        Arm(engine=ours.name, series="beside a long prompt", run=beside),
-        Arm(engine=ours.name, series="alone", run=partial(alone, ours)),
+        Arm(engine=ours.name, series="beside a long prompt", run=long.beside),
+        Arm(engine=ours.name, series="alone", run=long.alone),
     ]
     pair = Pair(above=0, below=1, figure="itl_p99_seconds", goal=LONG_PROMPT_GOAL)
     return Experiment(kind="long_prompt", concurrency=4, arms=arms, pairs=[pair])

@@ -1,15 +1,20 @@
-// Softmax attention of a few queries on one key-value head. Keys and values are bfloat16 [capacity, size], sums are floats.
+// Softmax attention of a few queries on one key-value head. Keys and values are bfloat16 [capacity, size], sums are floats. A query goes
+// through its keys in blocks, which begin at the same positions for everybody, and adds up what it found in them from the first to the last:
+// so it finds the same, bit by bit, whoever attends beside it and whoever computes its blocks.
 #pragma once
 #include "vectors.h"
 
 struct Query {
   const float *values;  // [size], scaled
-  float *attended;      // [size], in the usual order
   int64_t begin, end;   // of the keys that it sees
 };
 
 static const int MOST_QUERIES = 8;  // at once, on the same keys
+static const int BUNDLE = 32;       // at once, on the same block
+static const int LARGEST_HEAD = 256;
 static const int KEYS_AT_ONCE = 16;
+static const int BLOCK = 512;  // keys: with their values they stay in a core's cache for the next queries
+static const float NO_SCORE = -3e38f;
 static const int FETCHED_AHEAD = 48;  // keys before their use: contexts of thousands do not stay in a core's cache
 
 // Columns of a 16 × 16 table of 32-bit words become rows.
@@ -37,10 +42,10 @@ INLINE void transpose(__m512i t[16]) {
   for (int i = 0; i < 16; i++) t[i] = u[i];
 }
 
-// Scores of keys from … from + 15 for all queries, whether they see them or not; `last` is the last key that may be read. A key's score is
+// Scores of 16 keys from `from` on for all queries, whether they see them or not; `last` is the last key that may be read. A key's score is
 // summed pair by pair of dimensions, in one order for any number of queries.
 template <int QUERIES>
-INLINE void score(const Query *queries, const bf16 *keys, int64_t size, int64_t from, int64_t last, float *scores, int64_t stride) {
+INLINE void score(const Query *queries, const bf16 *keys, int64_t size, int64_t from, int64_t last, float (*scores)[BLOCK]) {
   __m512 sum[QUERIES];
   for (int q = 0; q < QUERIES; q++) sum[q] = _mm512_setzero_ps();
   for (int64_t d = 0; d < size; d += 32) {
@@ -60,45 +65,74 @@ INLINE void score(const Query *queries, const bf16 *keys, int64_t size, int64_t 
       }
     }
   }
-  for (int q = 0; q < QUERIES; q++) _mm512_storeu_ps(scores + q * stride + from, sum[q]);
+  for (int q = 0; q < QUERIES; q++) _mm512_storeu_ps(scores[q] + from % BLOCK, sum[q]);
 }
 
-// Scores → weights, in place, not yet divided by their sum, which is returned. Zero outside of [begin, end) as far as `first` and `padded`.
-INLINE float weigh(float *scores, int64_t first, int64_t begin, int64_t end, int64_t padded) {
-  __m512 largest = _mm512_set1_ps(-3e38f);
-  const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  for (int pass = 0; pass < 2; pass++) {
-    __m512 total = _mm512_setzero_ps();
-    const __m512 shift = _mm512_set1_ps(_mm512_reduce_max_ps(largest));
-    for (int64_t l = first; l < padded; l += 16) {
-      const __m512i place = _mm512_add_epi32(_mm512_set1_epi32((int)l), lane);
-      const __mmask16 seen = _mm512_cmp_epi32_mask(place, _mm512_set1_epi32((int)begin), _MM_CMPINT_NLT) &
-                             _mm512_cmp_epi32_mask(place, _mm512_set1_epi32((int)end), _MM_CMPINT_LT);
-      const __m512 score = _mm512_loadu_ps(scores + l);
-      if (pass == 0) {
-        largest = _mm512_mask_max_ps(largest, seen, largest, score);
-      } else {
-        const __m512 weight = _mm512_maskz_mov_ps(seen, exponential(_mm512_sub_ps(score, shift)));
-        total = _mm512_add_ps(total, weight);
-        _mm512_storeu_ps(scores + l, weight);
-      }
-    }
-    if (pass) return _mm512_reduce_add_ps(total);
+// What a query has found: the sums of values, each times e^(score - largest score), [size]; the largest score; the sum of the weights.
+struct Found {
+  float *sums;
+  int64_t size;
+
+  float &largest() const { return sums[size]; }
+  float &total() const { return sums[size + 1]; }
+  static constexpr int64_t room(int64_t size) { return size + 16; }
+
+  void clear() const {
+    for (int64_t d = 0; d < size; d += 16) _mm512_storeu_ps(sums + d, _mm512_setzero_ps());
+    largest() = NO_SCORE, total() = 0;
   }
-  return 0;
+
+  void add(const Found &next) const {
+    const float most = largest() > next.largest() ? largest() : next.largest();
+    const __m512 old = exponential(_mm512_set1_ps(largest() - most)), fresh = exponential(_mm512_set1_ps(next.largest() - most));
+    for (int64_t d = 0; d < size; d += 16)
+      _mm512_storeu_ps(sums + d, _mm512_fmadd_ps(_mm512_loadu_ps(sums + d), old, _mm512_mul_ps(_mm512_loadu_ps(next.sums + d), fresh)));
+    total() = total() * _mm512_cvtss_f32(old) + next.total() * _mm512_cvtss_f32(fresh);
+    largest() = most;
+  }
+
+  void write(float *attended) const {
+    const __m512 share = _mm512_set1_ps(1.f / total());
+    for (int64_t d = 0; d < size; d += 16) _mm512_storeu_ps(attended + d, _mm512_mul_ps(_mm512_loadu_ps(sums + d), share));
+  }
+};
+
+// Of the keys l … l + 15, those that the query sees.
+INLINE __mmask16 seen(const Query &query, int64_t l) {
+  const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const __m512i place = _mm512_add_epi32(_mm512_set1_epi32((int)l), lane);
+  return _mm512_cmp_epi32_mask(place, _mm512_set1_epi32((int)query.begin), _MM_CMPINT_NLT) &
+         _mm512_cmp_epi32_mask(place, _mm512_set1_epi32((int)query.end), _MM_CMPINT_LT);
 }
 
+// Scores of the keys from … to - 1 of a block → weights, in place; 0 for a key that the query does not see.
+INLINE void weigh(const Query &query, int64_t from, int64_t to, float *scores, const Found &found) {
+  __m512 largest = _mm512_set1_ps(NO_SCORE), total = _mm512_setzero_ps();
+  for (int64_t l = from; l < to; l += 16) largest = _mm512_mask_max_ps(largest, seen(query, l), largest, _mm512_loadu_ps(scores + l % BLOCK));
+  found.largest() = _mm512_reduce_max_ps(largest);
+  for (int64_t l = from; l < to; l += 16) {
+    const __m512 below = _mm512_sub_ps(_mm512_loadu_ps(scores + l % BLOCK), _mm512_set1_ps(found.largest()));
+    const __m512 weight = _mm512_maskz_mov_ps(seen(query, l), exponential(below));
+    total = _mm512_add_ps(total, weight);
+    _mm512_storeu_ps(scores + l % BLOCK, weight);
+  }
+  found.total() = _mm512_reduce_add_ps(total);
+}
+
+// What the queries find in the block of keys that begins at `from`, a multiple of BLOCK.
 template <int QUERIES>
-static void attend(const Query *queries, const bf16 *keys, const bf16 *values, int64_t size, float *scores, int64_t stride) {
+static void attend(const Query *queries, const bf16 *keys, const bf16 *values, int64_t size, int64_t from, const Found *found) {
   int64_t begin = queries[0].begin, end = queries[0].end;
   for (int q = 1; q < QUERIES; q++) {
     begin = queries[q].begin < begin ? queries[q].begin : begin;
     end = queries[q].end > end ? queries[q].end : end;
   }
-  const int64_t first = begin / 16 * 16, padded = (end + 15) / 16 * 16;
-  for (int64_t l = first; l < padded; l += KEYS_AT_ONCE) score<QUERIES>(queries, keys, size, l, end - 1, scores, stride);
-  float share[QUERIES];
-  for (int q = 0; q < QUERIES; q++) share[q] = 1.f / weigh(scores + q * stride, first, queries[q].begin, queries[q].end, padded);
+  begin = begin < from ? from : begin;
+  end = end < from + BLOCK ? end : from + BLOCK;
+  alignas(64) float scores[QUERIES][BLOCK];
+  const int64_t first = begin / KEYS_AT_ONCE * KEYS_AT_ONCE;
+  for (int64_t l = first; l < end; l += KEYS_AT_ONCE) score<QUERIES>(queries, keys, size, l, end - 1, scores);
+  for (int q = 0; q < QUERIES; q++) weigh(queries[q], first, end, scores[q], found[q]);
   for (int64_t d = 0; d < size; d += 32) {
     __m512 even[QUERIES], odd[QUERIES];
 #pragma clang loop unroll(full)
@@ -109,18 +143,19 @@ static void attend(const Query *queries, const bf16 *keys, const bf16 *values, i
       const __m512 first_half = first_of_pairs(both), second_half = second_of_pairs(both);
 #pragma clang loop unroll(full)
       for (int q = 0; q < QUERIES; q++) {
-        const __m512 weight = _mm512_set1_ps(scores[q * stride + l]);
+        const __m512 weight = _mm512_set1_ps(scores[q][l % BLOCK]);
         even[q] = _mm512_fmadd_ps(weight, first_half, even[q]);
         odd[q] = _mm512_fmadd_ps(weight, second_half, odd[q]);
       }
     }
 #pragma clang loop unroll(full)
     for (int q = 0; q < QUERIES; q++) {
-      const __m512 part = _mm512_set1_ps(share[q]), e = _mm512_mul_ps(even[q], part), o = _mm512_mul_ps(odd[q], part);
-      _mm512_storeu_ps(queries[q].attended + d, woven_low(e, o));
-      _mm512_storeu_ps(queries[q].attended + d + 16, woven_high(e, o));
+      _mm512_storeu_ps(found[q].sums + d, woven_low(even[q], odd[q]));
+      _mm512_storeu_ps(found[q].sums + d + 16, woven_high(even[q], odd[q]));
     }
   }
 }
 
-typedef void (*Attend)(const Query *, const bf16 *, const bf16 *, int64_t, float *, int64_t);
+typedef void (*Attend)(const Query *, const bf16 *, const bf16 *, int64_t, int64_t, const Found *);
+static constexpr Attend ATTEND[] = {attend<1>, attend<2>, attend<3>, attend<4>, attend<5>, attend<6>, attend<7>, attend<8>};
+static_assert(sizeof ATTEND / sizeof *ATTEND == MOST_QUERIES, "one for each number of queries");

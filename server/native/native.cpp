@@ -145,13 +145,13 @@ struct Step {
   float *query, *key, *value;         // [tokens, heads * size], [tokens, kv_heads * size] twice
   float *attended;                    // [tokens, heads * size]
   float *gate, *up;                   // [tokens, intermediate]
-  float *scores;                      // [threads, 8, longest]
   bf16 *narrow;                       // [tokens, the widest input of any product], for `Pairing`
   float *logits;                      // [samples, vocabulary]
-  Phase *phases;                      // layers * 12 + 4
+  Phase *phases;                      // layers * 13 + 4
   Together *together;                 // [tokens]
-  int64_t longest;                    // context, rounded up to 16
-  int64_t pieces, most_together, workers;  // zero at first
+  float *found;                       // [tokens, heads, blocks, size + 16], when each block of keys is a piece of work, else null
+  int64_t blocks;                     // of the longest context, or 0
+  int64_t pieces, most_together;      // zero at first
 };
 
 static void normalize(const float *x, const float *weight, int64_t size, float epsilon, float *out) {
@@ -177,11 +177,18 @@ static void store(const float *head, int64_t size, bf16 *out) {
   for (int64_t d = 0; d < size; d += 16) _mm256_storeu_si256((__m256i *)(out + d), narrowed(_mm512_loadu_ps(head + d)));
 }
 
+// Queries that go through the blocks of one key-value head together.
+struct Bundle {
+  Query queries[BUNDLE];
+  int64_t row[BUNDLE];  // of queries [tokens * heads]
+  int64_t count, begin, end;  // and the keys that any of them sees
+  const bf16 *keys, *values;
+};
+
 // One thread's part of a step.
 template <class Kernel> struct Walk : Worker {
   const Step &step;
   const Model &model;
-  float *scores;
 
   void norm(const float *weight) {
     share((step.tokens + 3) / 4, [&](int64_t i) {
@@ -251,32 +258,65 @@ template <class Kernel> struct Walk : Worker {
     }
   }
 
-  void attention(const Layer &layer, int64_t index) {
-    // Of a prompt's few tokens every handful of queries is a piece: they may be all that there is to do, on thousands of keys.
-    const int64_t sharing = model.heads / model.kv_heads, handfuls = (step.most_together * sharing + MOST_QUERIES - 1) / MOST_QUERIES;
-    share(step.pieces * model.kv_heads * handfuls, [&](int64_t i) {
-      const Together &group = step.together[i / handfuls / model.kv_heads];
-      const Segment &segment = step.segment[group.segment];
-      const int64_t head = i / handfuls % model.kv_heads, skipped = head * segment.capacity * model.size;
-      const int64_t first = i % handfuls * MOST_QUERIES, left = group.tokens * sharing - first;
-      if (left > 0)
-        attention(layer, segment, group, head, first, left < MOST_QUERIES ? left : MOST_QUERIES,
-                  cache(step.keys, index, segment) + skipped, cache(step.values, index, segment) + skipped);
-    });
+  // The i-th bundle of queries, and of which keys.
+  Bundle bundle(const Layer &layer, int64_t index, int64_t i) const {
+    const int64_t sharing = model.heads / model.kv_heads, bundles = bundles_of_a_head(), head = i / bundles % model.kv_heads;
+    const Together &group = step.together[i / bundles / model.kv_heads];
+    const Segment &segment = step.segment[group.segment];
+    const int64_t skipped = head * segment.capacity * model.size;
+    Bundle bundle = {{}, {}, 0, INT64_MAX, 0, cache(step.keys, index, segment) + skipped, cache(step.values, index, segment) + skipped};
+    for (int64_t q = i % bundles * BUNDLE; q < group.tokens * sharing && bundle.count < BUNDLE; q++) {
+      const int64_t t = group.first + q / sharing, end = segment.start + t + 1;
+      const int64_t row = (segment.first + t) * model.heads + head * sharing + q % sharing;
+      const Query query = {step.query + row * model.size, layer.window && end > layer.window ? end - layer.window : 0, end};
+      bundle.begin = query.begin < bundle.begin ? query.begin : bundle.begin;
+      bundle.end = end;
+      bundle.queries[bundle.count] = query;
+      bundle.row[bundle.count++] = row;
+    }
+    return bundle;
   }
 
-  // `count` of the group's queries on one key-value head, from the `first` on: they are numbered token by token.
-  void attention(const Layer &layer, const Segment &segment, const Together &group, int64_t head, int64_t first, int64_t count,
-                 const bf16 *keys, const bf16 *values) const {
-    const int64_t sharing = model.heads / model.kv_heads;
-    Query queries[MOST_QUERIES];
-    for (int64_t i = 0; i < count; i++) {
-      const int64_t t = group.first + (first + i) / sharing, end = segment.start + t + 1;
-      const int64_t row = ((segment.first + t) * model.heads + head * sharing + (first + i) % sharing) * model.size;
-      queries[i] = {step.query + row, step.attended + row, layer.window && end > layer.window ? end - layer.window : 0, end};
+  // Of a group's queries on one key-value head.
+  int64_t bundles_of_a_head() const { return (step.most_together * (model.heads / model.kv_heads) + BUNDLE - 1) / BUNDLE; }
+
+  void attend_block(const Bundle &bundle, int64_t block, const Found *found) const {
+    for (int64_t q = 0; q < bundle.count; q += MOST_QUERIES) {
+      const int64_t count = bundle.count - q < MOST_QUERIES ? bundle.count - q : MOST_QUERIES;
+      ATTEND[count - 1](bundle.queries + q, bundle.keys, bundle.values, model.size, block * BLOCK, found + q);
     }
-    static constexpr Attend sizes[] = {attend<1>, attend<2>, attend<3>, attend<4>, attend<5>, attend<6>, attend<7>, attend<8>};
-    sizes[count - 1](queries, keys, values, model.size, scores, step.longest);
+  }
+
+  Found kept(int64_t row, int64_t block) const {
+    return {step.found + (row * step.blocks + block) * Found::room(model.size), model.size};
+  }
+
+  void attention(const Layer &layer, int64_t index) {
+    const int64_t bundles = step.pieces * model.kv_heads * bundles_of_a_head();
+    // Of a few tokens every block is a piece: one long context may be all that there is to do.
+    if (step.blocks)
+      share(bundles * step.blocks, [&](int64_t i) {
+        const Bundle bundle = this->bundle(layer, index, i / step.blocks);
+        const int64_t block = i % step.blocks;
+        if (block * BLOCK >= bundle.end || (block + 1) * BLOCK <= bundle.begin) return;
+        Found found[BUNDLE];
+        for (int64_t q = 0; q < bundle.count; q++) found[q] = kept(bundle.row[q], block);
+        attend_block(bundle, block, found);
+      });
+    share(bundles, [&](int64_t i) {
+      const Bundle bundle = this->bundle(layer, index, i);
+      float room[2][BUNDLE][Found::room(LARGEST_HEAD)];
+      Found all[BUNDLE], found[BUNDLE];
+      for (int64_t q = 0; q < bundle.count; q++) {
+        all[q] = {room[0][q], model.size}, found[q] = {room[1][q], model.size};
+        all[q].clear();
+      }
+      for (int64_t block = bundle.begin / BLOCK; block * BLOCK < bundle.end; block++) {
+        if (!step.blocks) attend_block(bundle, block, found);
+        for (int64_t q = 0; q < bundle.count; q++) all[q].add(step.blocks ? kept(bundle.row[q], block) : found[q]);
+      }
+      for (int64_t q = 0; q < bundle.count; q++) all[q].write(step.attended + bundle.row[q] * model.size);
+    });
   }
 
   void feed(const Layer &layer) {
@@ -315,8 +355,7 @@ template <class Kernel> struct Walk : Worker {
 };
 
 template <class Kernel> static void walk(Step &step) {
-  const int64_t number = __atomic_fetch_add(&step.workers, 1, __ATOMIC_RELAXED);
-  Walk<Kernel> walk = {{*step.team, step.phases}, step, *step.model, step.scores + number * MOST_QUERIES * step.longest};
+  Walk<Kernel> walk = {{*step.team, step.phases}, step, *step.model};
   walk.run();
 }
 
@@ -330,7 +369,7 @@ EXPORT void millrace_step(Step *step) {
   for (int64_t s = 0; s < step->segments; s++) {
     const int64_t tokens = step->segment[s].tokens;
     // A prompt's neighbouring tokens see nearly the same keys; together they make full use of each.
-    const int64_t group = sharing < MOST_QUERIES ? MOST_QUERIES : 1;
+    const int64_t group = sharing < BUNDLE ? BUNDLE / sharing : 1;
     for (int64_t t = 0; t < tokens; t += group) {
       const Together together = {s, t, tokens - t < group ? tokens - t : group};
       step->together[step->pieces++] = together;

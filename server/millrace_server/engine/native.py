@@ -85,15 +85,15 @@ class Step(Structure):
         ("keys", POINTER(c_void_p)),
         ("values", POINTER(c_void_p)),
         ("sampled", c_void_p),
-        *((name, c_void_p) for name in ("x", "cosines", "sines", "normal", "query", "key", "value", "attended", "gate", "up", "scores")),
+        *((name, c_void_p) for name in ("x", "cosines", "sines", "normal", "query", "key", "value", "attended", "gate", "up")),
         ("narrow", c_void_p),
         ("logits", c_void_p),
         ("phases", c_void_p),
         ("together", c_void_p),
-        ("longest", c_int64),
+        ("found", c_void_p),
+        ("blocks", c_int64),
         ("pieces", c_int64),
         ("most_together", c_int64),
-        ("workers", c_int64),
     ]
 
 

@@ -17,9 +17,13 @@ from millrace_server.engine.packed import NativeLinear
 VECTOR = 16
 """Floats of a register: the hidden and the intermediate size must be whole numbers of it, a head's size of two."""
 LARGEST_HEAD = 256
-QUERIES = 8
-"""That a thread computes at once."""
-PHASES_OF_LAYER, PHASES = 12, 4
+BLOCK = 512
+"""Keys that a query sees at once."""
+FOUND = 16
+"""Floats that a query keeps of a block besides its sums of values, with padding."""
+TOKENS_TO_SPLIT = 8
+"""For each thread. With more of them in a step there is enough to do for everybody without giving away a context block by block."""
+PHASES_OF_LAYER, PHASES = 13, 4
 """At most, of each layer and of a whole step besides."""
 
 
@@ -74,10 +78,12 @@ class NativeStep:
         cosines, sines = (part[0].contiguous() for part in self._rotate(x[None], positions[None]))
         tokens, samples = len(ids), len(sampled)
         segments, longest = _segments(places, row=shape.kv_heads * shape.size)
-        longest = -(-longest // VECTOR) * VECTOR
+        blocks = -(-longest // BLOCK)
+        if blocks == 1 or tokens > TOKENS_TO_SPLIT * self._library.threads:
+            blocks = 0
         queries, keys, feed = shape.heads * shape.size, shape.kv_heads * shape.size, shape.intermediate
         room = [torch.empty((tokens, width)) for width in (shape.hidden, queries, keys, keys, queries, feed, feed)]
-        scores = torch.empty((self._library.threads, QUERIES, longest))
+        found = torch.empty((tokens, shape.heads, blocks, shape.size + FOUND))
         narrow = torch.empty(tokens * max(shape.hidden, queries, feed) if self._library.pairing else 0, dtype=torch.bfloat16)
         logits = torch.empty((samples, self._vocabulary))
         phases = self._library.phases(self.layers * PHASES_OF_LAYER + PHASES)
@@ -94,8 +100,8 @@ class NativeStep:
                 _addresses([place.keys for place in places], self.layers),
                 _addresses([place.values for place in places], self.layers),
                 sampled.data_ptr(),
-                *(tensor.data_ptr() for tensor in (x, cosines, sines, *room, scores, narrow, logits, phases, together)),
-                longest,
+                *(tensor.data_ptr() for tensor in (x, cosines, sines, *room, narrow, logits, phases, together, found)),
+                blocks,
             )
         )
         return logits
