@@ -98,7 +98,8 @@ class Api:
         self.root = f"/apis/millrace.dev/v1alpha1/namespaces/{namespace}/inferenceservices"
 
     def path(self, kind: str, name: str) -> str:
-        group = {"deployments": "apis/apps/v1", "services": "api/v1", "configmaps": "api/v1"}[kind]
+        groups = {"deployments": "apis/apps/v1", "services": "api/v1", "configmaps": "api/v1", "secrets": "api/v1"}
+        group = groups[kind]
         return f"/{group}/namespaces/{self.namespace}/{kind}/{name}"
 
     def create(self, wanted: Manifest) -> Manifest:

@@ -7,13 +7,13 @@ import yaml
 from hypothesis import strategies as st
 
 from millrace_operator.api import InferenceService, InferenceServiceSpec, parse
-from millrace_operator.desired import Images
+from millrace_operator.desired import Platform
 from millrace_operator.manifest import Manifest
 from millrace_operator.names import API_VERSION, KIND
 
 CHECKOUT = Path(__file__).parents[1]
 EXAMPLES = {path.stem: path for path in sorted((CHECKOUT / "manifests/examples").glob("*.yaml"))}
-IMAGES = Images(server="millrace/server:0.1.0")
+PLATFORM = Platform(server_image="millrace/server:0.1.0", redis_image="redis:8-alpine")
 UID = "7f3c1f0e-0000-4000-8000-000000000001"
 
 

@@ -10,6 +10,7 @@ from millrace_operator.cluster import Cluster, NameConflict, Observed
 from millrace_operator.connection import Forbidden, NamespaceEnds, Refused
 from millrace_operator.desired import origin
 from millrace_operator.manifest import Manifest
+from millrace_operator.names import redis
 from millrace_operator.rollout import Rollout, Trouble, read_rollout
 from millrace_operator.status import CHILD_REFUSED, FORBIDDEN, INVALID_SPEC, NAME_CONFLICT
 
@@ -18,23 +19,38 @@ from millrace_operator.status import CHILD_REFUSED, FORBIDDEN, INVALID_SPEC, NAM
 class Outcome:
     """The children as they now are, and what stood in the way."""
 
+    service: Manifest
     live: tuple[Manifest, ...]
     problems: tuple[Trouble, ...]
     pods: tuple[Manifest, ...]
 
     @property
     def deployment(self) -> Manifest | None:
-        return next((child for child in self.live if child["kind"] == "Deployment"), None)
+        """The server's."""
+        name = self.service["metadata"]["name"]
+        return next((child for child in self.live if (child["kind"], child["metadata"]["name"]) == ("Deployment", name)), None)
 
     @property
     def rollout(self) -> Rollout | None:
         return read_rollout(self.deployment, self.pods) if self.deployment else None
 
 
-async def act(cluster: Cluster, wish: Sequence[Manifest], seen: Observed) -> Outcome:
-    """Apply every child of the wish, delete those that are not in it. Raises ApiError."""
+async def act(cluster: Cluster, wish: Sequence[Manifest], seen: Observed, *, secret: Manifest | None = None) -> Outcome:
+    """Apply every child of the wish, delete those that are not in it. Raises ApiError.
+
+    `secret` is created, not applied, before its Redis; while it cannot be, Redis waits.
+    """
     live: list[Manifest] = []
     problems: list[Trouble] = []
+    if secret is not None:
+        try:
+            await cluster.create_secret(secret)
+        except NamespaceEnds:
+            raise
+        except (Refused, Forbidden) as error:
+            problems.append(_trouble("Secret", secret["metadata"]["name"], error))
+            waits = redis(seen.manifest["metadata"]["name"])
+            wish = [child for child in wish if child["metadata"]["name"] != waits]
     for child in wish:
         name = child["metadata"]["name"]
         try:
@@ -47,7 +63,7 @@ async def act(cluster: Cluster, wish: Sequence[Manifest], seen: Observed) -> Out
     for child in seen.children:
         if (child["kind"], child["metadata"]["name"]) not in wanted and "deletionTimestamp" not in child["metadata"]:
             await cluster.prune(child)
-    return Outcome(tuple(live), tuple(problems), seen.pods)
+    return Outcome(seen.manifest, tuple(live), tuple(problems), seen.pods)
 
 
 def _trouble(kind: str, name: str, error: NameConflict | Refused | Forbidden) -> Trouble:

@@ -113,10 +113,22 @@ class Queue(Model):
 class Cache(Model):
     """Answers kept for equal requests."""
 
-    type: Literal["memory", "none"] = "memory"
-    """`memory` keeps answers in each replica; `none` computes every answer."""
+    type: Literal["memory", "redis", "none"] = "memory"
+    """`memory` keeps answers in each replica; `redis` in one place for all of them, a Redis of this service's own unless `urlSecret` names
+    another; `none` computes every answer."""
     ttl_seconds: Annotated[int, Field(ge=1, le=31_536_000)] = 3600
     """Seconds that an answer is kept."""
+    url_secret: ObjectName | None = None
+    """Secret of the same namespace that leads to a Redis of yours: `url` is `redis://:PASSWORD@HOST:6379/0`, or `rediss://` for TLS, and
+    `secret`, which may be missing, seals the answers (16 characters or more). Its edits reach replicas that start afterwards."""
+
+    rules: ClassVar = (
+        Rule(
+            cel="!has(self.urlSecret) || self.type == 'redis'",
+            message="urlSecret needs type redis; remove it or change spec.cache.type",
+            path=".urlSecret",
+        ),
+    )
 
 
 class Autoscaling(Model):

@@ -5,14 +5,15 @@ scale, status and deletions carry the version they were decided on, so that a wr
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from millrace_operator.connection import APPLY, MERGE, METADATA_ONLY, Conflict, Connection, NotFound
+from millrace_operator.connection import APPLY, MERGE, METADATA_ONLY, AlreadyThere, Conflict, Connection, NotFound
 from millrace_operator.desired import CHILD_KINDS, ChildKind
 from millrace_operator.manifest import Manifest
-from millrace_operator.names import API_VERSION, FIELD_MANAGER, PLURAL, child_labels
+from millrace_operator.names import API_VERSION, FIELD_MANAGER, PLURAL, child_labels, instance_labels
 from millrace_operator.ownership import applied_fields, is_as_wished, owner_uid, owns, stamped
 from millrace_operator.workqueue import TokenBucket
 
@@ -33,7 +34,7 @@ class NameConflict(Exception):
 
 @dataclass(frozen=True)
 class Observed:
-    """One service as it is: its own manifest, the children it owns by UID, and its pods."""
+    """One service as it is: its own manifest, the children it owns by UID, and the server's pods."""
 
     manifest: Manifest
     children: tuple[Manifest, ...]
@@ -77,11 +78,13 @@ class Cluster:
             manifest = await self._get(_path(API_VERSION, PLURAL, namespace, name))
         except NotFound:
             return None
-        labels = ",".join(f"{label}={value}" for label, value in child_labels(name).items())
-        lists = await asyncio.gather(*(self._list(kind, namespace, labels) for kind in (*CHILD_KINDS, ChildKind("v1", "Pod", "pods"))))
+        *lists, pods = await asyncio.gather(
+            *(self._list(kind, namespace, instance_labels(name)) for kind in CHILD_KINDS),
+            self._list(ChildKind("v1", "Pod", "pods"), namespace, child_labels(name)),
+        )
         uid = manifest["metadata"]["uid"]
-        children = tuple(child for found in lists[:-1] for child in found if owner_uid(child) == uid)
-        return Observed(manifest, children, tuple(lists[-1]))
+        children = tuple(child for found in lists for child in found if owner_uid(child) == uid)
+        return Observed(manifest, children, tuple(pods))
 
     async def apply(self, wish: Manifest, live: Manifest | None) -> Manifest:
         """Make it so, and return the live object. Nothing is sent when it is so already. Raises NameConflict, ApiError."""
@@ -94,6 +97,12 @@ class Cluster:
         if live is not None and owns(live, "spec", "replicas") and "replicas" not in wish["spec"]:
             await self._hand_over_replicas(live, path)
         return {**await self._apply(path, wish, manager=FIELD_MANAGER), "kind": wish["kind"], "apiVersion": wish["apiVersion"]}
+
+    async def create_secret(self, secret: Manifest) -> None:
+        """One that is there already stays as it is, and unread: the operator may only create them."""
+        metadata = secret["metadata"]
+        with contextlib.suppress(AlreadyThere):
+            await self._write("POST", _path("v1", "secrets", metadata["namespace"]), secret)
 
     async def prune(self, live: Manifest) -> None:
         """Delete a child that is no longer wanted, unless it is not ours or has changed since it was seen."""
@@ -132,9 +141,10 @@ class Cluster:
                 return found
             query = {"limit": PAGE, "continue": following}
 
-    async def _list(self, kind: ChildKind, namespace: str, labels: str) -> list[Manifest]:
+    async def _list(self, kind: ChildKind, namespace: str, labels: dict[str, str]) -> list[Manifest]:
         """Items of a list come without kind and apiVersion; they are put back."""
-        answer = await self._get(_path(kind.api_version, kind.plural, namespace), {"labelSelector": labels})
+        selector = ",".join(f"{label}={value}" for label, value in labels.items())
+        answer = await self._get(_path(kind.api_version, kind.plural, namespace), {"labelSelector": selector})
         return [{"apiVersion": kind.api_version, "kind": kind.kind, **item} for item in answer["items"] or ()]
 
     async def _read_ours(self, wish: Manifest, path: str) -> Manifest | None:

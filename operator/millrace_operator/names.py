@@ -24,13 +24,36 @@ CLIENT_SERVICE_PORT = 80
 """The client Service's port; the container's ports come from millrace_server.settings."""
 SERVE_PORT_NAME = "http"
 METRICS_PORT_NAME = "metrics"
+REDIS_PORT = 6379
+REDIS_PORT_NAME = "redis"
 SERVER_CONTAINER = "server"
+REDIS_CONTAINER = "redis"
 DOWNLOAD_CONTAINER = "model"
 
 
 def metrics_service(name: str) -> str:
     """The headless Service of port 9090."""
     return f"{name}-metrics"
+
+
+def redis(name: str) -> str:
+    """The cache's Deployment and Service."""
+    return f"{name}-redis"
+
+
+def redis_secret(name: str, uid: str) -> str:
+    """Of this very InferenceService: one of the same name before it may have left a Secret that is about to be collected."""
+    return f"{name}-redis-{uid[:8]}"
+
+
+def instance_labels(name: str) -> dict[str, str]:
+    """By which every child is found, whatever it runs."""
+    return {INSTANCE_LABEL: name, MANAGED_BY_LABEL: FIELD_MANAGER}
+
+
+def redis_selector_labels(name: str) -> dict[str, str]:
+    """As immutable as the server's, from which they differ, or clients would be led to Redis."""
+    return {"app.kubernetes.io/name": "millrace-redis", INSTANCE_LABEL: name}
 
 
 def selector_labels(name: str) -> dict[str, str]:

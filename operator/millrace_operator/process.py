@@ -17,7 +17,7 @@ from collections.abc import Coroutine
 from millrace_operator.autoscale import Tempo
 from millrace_operator.cluster import Cluster, Key
 from millrace_operator.connection import ApiError, Conflict, Connection, NamespaceEnds, NotFound, configuration
-from millrace_operator.desired import Images
+from millrace_operator.desired import Platform
 from millrace_operator.handlers import watch
 from millrace_operator.lease import Leadership, LeaseObject, NotLeader, Term
 from millrace_operator.load import LoadMonitor, LoadReader
@@ -79,8 +79,10 @@ class Operator:
             report_interval=settings.load_report_interval,
             call=self._queue.add,
         )
-        images = Images(server=settings.server_image, pull_policy=settings.server_image_pull_policy)
-        self._reconciler = Reconciler(cluster=self._cluster, monitor=self._monitor, images=images, now=_now)
+        platform = Platform(
+            server_image=settings.server_image, redis_image=settings.redis_image, pull_policy=settings.server_image_pull_policy
+        )
+        self._reconciler = Reconciler(cluster=self._cluster, monitor=self._monitor, platform=platform, now=_now)
         self._metrics = Metrics(
             leads=lambda: self._leadership.leads, depth=lambda: self._queue.schedule.depth, waited=lambda: self._queue.waited
         )

@@ -21,7 +21,7 @@ from millrace_operator.desired import CHILD_KINDS, children
 from millrace_operator.generate import yaml_text
 from millrace_operator.manifest import Manifest
 from millrace_operator.names import API_VERSION, KIND, PLURAL
-from services import CHECKOUT, EXAMPLES, IMAGES, example, manifest, specs
+from services import CHECKOUT, EXAMPLES, PLATFORM, example, manifest, specs
 
 NAMESPACE = "crd"
 STRICT = {"dryRun": "All", "fieldValidation": "Strict"}
@@ -137,6 +137,18 @@ CASES = [
         "never exceeded",
         {"autoscaling": {"targetPerReplica": 8}, "batching": {"maxSize": 8}, "queue": {"maxSize": 1}},
         {"autoscaling": {"targetPerReplica": 8}, "batching": {"maxSize": 8}, "queue": {"maxSize": 0}},
+    ),
+    Case(
+        "spec.cache.urlSecret",
+        OBJECT_NAME,
+        {"cache": {"type": "redis", "urlSecret": "shared-redis"}},
+        {"cache": {"type": "redis", "urlSecret": "redis://host"}},
+    ),
+    Case(
+        "spec.cache.urlSecret",
+        "needs type redis",
+        {"cache": {"type": "redis", "urlSecret": "shared-redis"}},
+        {"cache": {"urlSecret": "shared-redis"}},
     ),
     *(
         Case(f"spec.resources.{part}.{resource}", said, amount(part, resource, good), amount(part, resource, bad))
@@ -368,18 +380,18 @@ def post(client: httpx.Client, child: Manifest, *, plural: str) -> httpx.Respons
 
 
 def assert_children_are_accepted(client: httpx.Client, accepted: Manifest) -> None:
-    """Every child, and a pod of the template, whose security only then is judged."""
+    """Every child, and a pod of each template, whose security only then is judged."""
     plurals = {kind.kind: kind.plural for kind in CHILD_KINDS}
-    wish = children(parse(accepted), images=IMAGES)
+    wish = children(parse(accepted), platform=PLATFORM)
     for child in wish:
         answer = post(client, child, plural=plurals[child["kind"]])
         assert answer.status_code == httpx.codes.CREATED, answer.text
         assert "warning" not in answer.headers, answer.headers["warning"]
-    template = wish[-1]["spec"]["template"]
-    spec = {key: value for key, value in template["spec"].items() if key not in ("priorityClassName", "runtimeClassName")}
-    metadata = {**template["metadata"], "name": "pod"}
-    answer = post(client, {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}, plural="pods")
-    assert answer.status_code == httpx.codes.CREATED, answer.text
+    for template in (child["spec"]["template"] for child in wish if child["kind"] == "Deployment"):
+        spec = {key: value for key, value in template["spec"].items() if key not in ("priorityClassName", "runtimeClassName")}
+        metadata = {**template["metadata"], "name": "pod"}
+        answer = post(client, {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}, plural="pods")
+        assert answer.status_code == httpx.codes.CREATED, answer.text
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -9,20 +9,22 @@ from hypothesis import given, settings
 
 from millrace_operator.api import parse
 from millrace_operator.desired import CHILD_KINDS, children, origin
-from millrace_operator.desired.pod import server_settings
+from millrace_operator.desired.pod import IN_A_SECRET, server_settings
 from millrace_operator.manifest import Manifest
-from millrace_operator.names import MAX_NAME_LENGTH, RESERVED_SUFFIXES, child_labels
+from millrace_operator.names import MAX_NAME_LENGTH, RESERVED_SUFFIXES, child_labels, instance_labels
+from millrace_operator.names import redis_secret as redis_secret_name
 from millrace_operator.source import ClaimSource, HubSource, ImageSource, parse_source
 from millrace_server.settings import ServerSettings
-from services import IMAGES, UID, manifest, service, specs, stored
+from services import PLATFORM, UID, manifest, service, specs, stored
 
 DIGEST = "sha256:" + "0" * 64
+REDIS = {"type": "redis"}
 COMMIT = "9213176726f574b556790deb65791e0c5aa438b6"
 
 
 def wish(**spec: Any) -> dict[str, Manifest]:  # noqa: ANN401 - fields of a spec
     """Kind and name → child."""
-    return {f"{child['kind']}/{child['metadata']['name']}": child for child in children(service(**spec), images=IMAGES)}
+    return {f"{child['kind']}/{child['metadata']['name']}": child for child in children(service(**spec), platform=PLATFORM)}
 
 
 def deployment(**spec: Any) -> Manifest:  # noqa: ANN401 - fields of a spec
@@ -34,7 +36,7 @@ def pod(**spec: Any) -> Manifest:  # noqa: ANN401 - fields of a spec
 
 
 def containers(pod_spec: Manifest) -> list[Manifest]:
-    return [*pod_spec["initContainers"], *pod_spec["containers"]]
+    return [*pod_spec.get("initContainers", ()), *pod_spec["containers"]]
 
 
 def environment(container: Manifest) -> dict[str, str]:
@@ -45,8 +47,12 @@ def environment(container: Manifest) -> dict[str, str]:
 @settings(max_examples=60, derandomize=True)
 def test_every_pod_of_every_valid_spec_is_restricted(spec: Manifest) -> None:
     wanted = parse(stored({**manifest(), "spec": spec | {"model": spec["model"] | {"source": "hf://owner/model"}}}))
-    child = children(wanted, images=IMAGES)[-1]
-    pod_spec = child["spec"]["template"]["spec"]
+    for child in children(wanted, platform=PLATFORM):
+        if child["kind"] == "Deployment":
+            assert_restricted(child["spec"]["template"]["spec"])
+
+
+def assert_restricted(pod_spec: Manifest) -> None:
     assert pod_spec["automountServiceAccountToken"] is False
     assert pod_spec["securityContext"]["runAsNonRoot"] is True
     assert pod_spec["securityContext"]["runAsUser"] > 0
@@ -61,7 +67,7 @@ def test_every_pod_of_every_valid_spec_is_restricted(spec: Manifest) -> None:
         assert not any("hostPort" in port for port in container.get("ports", ()))
         assert "envFrom" not in container
     for volume in pod_spec["volumes"]:
-        assert set(volume) - {"name"} <= {"emptyDir", "persistentVolumeClaim"}
+        assert set(volume) - {"name"} <= {"emptyDir", "persistentVolumeClaim", "secret"}
         assert "emptyDir" not in volume or volume["emptyDir"]["sizeLimit"]
 
 
@@ -71,7 +77,7 @@ def test_no_word_of_a_spec_reaches_a_shell_or_a_variable_reference(spec: Manifes
     wanted = parse(stored({**manifest(), "spec": {"device": "cpu", "model": spec["model"]}}))
     if wanted.spec.model.source is None:
         return
-    for container in containers(children(wanted, images=IMAGES)[-1]["spec"]["template"]["spec"]):
+    for container in containers(children(wanted, platform=PLATFORM)[-1]["spec"]["template"]["spec"]):
         assert container["command"][0] in ("python", "cp")
         words = [*container["command"], *container["args"], *environment(container).values()]
         assert not any("$" in word or "\n" in word or " " in word for word in words)
@@ -81,8 +87,10 @@ def test_no_word_of_a_spec_reaches_a_shell_or_a_variable_reference(spec: Manifes
 @settings(max_examples=60, derandomize=True)
 def test_the_server_reads_back_what_the_operator_wrote(spec: Manifest) -> None:
     wanted = parse(stored({**manifest(), "spec": spec | {"model": spec["model"] | {"source": "hf://owner/model"}}}))
-    (server,) = children(wanted, images=IMAGES)[-1]["spec"]["template"]["spec"]["containers"]
-    assert ServerSettings.from_environment(environment(server)) == server_settings(wanted.spec, HubSource("owner/model", None))
+    (server,) = children(wanted, platform=PLATFORM)[-1]["spec"]["template"]["spec"]["containers"]
+    secret = {variable["name"]: IN_A_SECRET for variable in server["env"] if variable["name"] == "REDIS_URL"}
+    read = ServerSettings.from_environment({**environment(server), **secret})
+    assert read == server_settings(wanted.spec, HubSource("owner/model", None))
 
 
 def test_every_child_is_owned_by_the_service_without_holding_up_its_deletion() -> None:
@@ -93,24 +101,24 @@ def test_every_child_is_owned_by_the_service_without_holding_up_its_deletion() -
 
 def test_every_child_is_of_a_kind_that_the_operator_watches_and_prunes() -> None:
     watched = {(kind.api_version, kind.kind) for kind in CHILD_KINDS}
-    assert {(child["apiVersion"], child["kind"]) for child in wish().values()} == watched
+    assert {(child["apiVersion"], child["kind"]) for child in wish(cache=REDIS).values()} == watched
 
 
 def test_every_child_has_the_labels_that_the_operator_watches_by() -> None:
-    for child in wish().values():
-        assert child_labels("chat").items() <= child["metadata"]["labels"].items()
+    for child in wish(cache=REDIS).values():
+        assert instance_labels("chat").items() <= child["metadata"]["labels"].items()
 
 
 def test_the_labels_of_the_resource_are_not_copied() -> None:
     labelled = stored(manifest())
     labelled["metadata"]["labels"] = {"argocd.argoproj.io/instance": "app"}
-    assert "argoproj" not in json.dumps(children(parse(labelled), images=IMAGES))
+    assert "argoproj" not in json.dumps(children(parse(labelled), platform=PLATFORM))
 
 
 def test_names_of_children_are_labels_and_never_collide() -> None:
     longest = "a" * MAX_NAME_LENGTH
-    names = [child["metadata"]["name"] for child in children(service(longest), images=IMAGES)]
-    assert all(len(name) <= 63 for name in names)
+    names = [child["metadata"]["name"] for child in children(service(longest, cache=REDIS), platform=PLATFORM)]
+    assert all(len(name) <= 63 for name in [*names, redis_secret_name(longest, UID)])
     assert {name.removeprefix(longest) for name in names} <= {"", *RESERVED_SUFFIXES}
 
 
@@ -206,7 +214,7 @@ def test_the_token_reaches_the_download_alone() -> None:
 
 def test_a_model_of_the_hub_is_downloaded_by_the_server_image() -> None:
     (download,) = pod(model={"source": f"hf://owner/model@{COMMIT}"}, resources={"limits": {"ephemeral-storage": "1Ki"}})["initContainers"]
-    assert download["image"] == IMAGES.server
+    assert download["image"] == PLATFORM.server_image
     assert download["command"] == ["python", "-m", "millrace_server.download"]
     assert download["args"] == ["--repo=owner/model", f"--revision={COMMIT}", "--to=/millrace/model", "--max-bytes=1024"]
 

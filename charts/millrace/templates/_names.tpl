@@ -22,7 +22,7 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- end -}}
 {{- end -}}
 
-{{- /* What the operator may do where InferenceServices live. It reads no Secret and writes no spec of an InferenceService. */ -}}
+{{- /* What the operator may do where InferenceServices live. It reads no Secret, and writes no spec of an InferenceService. */ -}}
 {{- define "millrace.rules" -}}
 - apiGroups: [millrace.dev]
   resources: [inferenceservices]
@@ -39,6 +39,10 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 - apiGroups: [""]
   resources: [services]
   verbs: [get, list, watch, create, patch, delete]
+# A Secret with a password for Redis is created, and never looked at again.
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [create]
 - apiGroups: [""]
   resources: [pods]
   verbs: [list, watch]

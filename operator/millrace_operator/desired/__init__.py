@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from millrace_operator.api import InferenceService
 from millrace_operator.desired.client_service import client_service
 from millrace_operator.desired.deployment import deployment
-from millrace_operator.desired.images import Images
 from millrace_operator.desired.metrics_service import metrics_service
 from millrace_operator.desired.origin import origin
+from millrace_operator.desired.platform import Platform
+from millrace_operator.desired.redis import redis_children, redis_secret, runs_redis
 from millrace_operator.manifest import Manifest
 
-__all__ = ["CHILD_KINDS", "ChildKind", "Images", "children", "origin"]
+__all__ = ["CHILD_KINDS", "ChildKind", "Platform", "children", "origin", "redis_secret", "runs_redis"]
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,11 @@ CHILD_KINDS = (
 """What the operator watches, applies and prunes."""
 
 
-def children(service: InferenceService, *, images: Images) -> tuple[Manifest, ...]:
-    """Services first: a pod is reachable as soon as it is ready."""
+def children(service: InferenceService, *, platform: Platform) -> tuple[Manifest, ...]:
+    """Services first: a pod is reachable as soon as it is ready. The server's Deployment comes last."""
     return (
         client_service(service),
         metrics_service(service),
-        deployment(service, images=images),
+        *redis_children(service, platform=platform),
+        deployment(service, platform=platform),
     )
