@@ -33,6 +33,15 @@ FAST = {
 }
 
 
+GROUPS = {
+    "configmaps": "api/v1",
+    "deployments": "apis/apps/v1",
+    "poddisruptionbudgets": "apis/policy/v1",
+    "secrets": "api/v1",
+    "services": "api/v1",
+}
+
+
 def eventually(condition: Callable[[], object], what: str, *, seconds: float = DEADLINE) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -98,8 +107,7 @@ class Api:
         self.root = f"/apis/millrace.dev/v1alpha1/namespaces/{namespace}/inferenceservices"
 
     def path(self, kind: str, name: str) -> str:
-        groups = {"deployments": "apis/apps/v1", "services": "api/v1", "configmaps": "api/v1", "secrets": "api/v1"}
-        group = groups[kind]
+        group = GROUPS[kind]
         return f"/{group}/namespaces/{self.namespace}/{kind}/{name}"
 
     def create(self, wanted: Manifest) -> Manifest:

@@ -278,12 +278,20 @@ def test_the_metrics_service_finds_replicas_that_still_load() -> None:
     assert (spec["clusterIP"], spec["publishNotReadyAddresses"], spec["ports"][0]["port"]) == ("None", True, 9090)
 
 
+def test_one_replica_at_a_time_may_be_evicted_and_a_broken_one_always() -> None:
+    budget = wish()["PodDisruptionBudget/chat"]["spec"]
+    assert (budget["maxUnavailable"], budget["unhealthyPodEvictionPolicy"]) == (1, "AlwaysAllow")
+    template = wish(cache=REDIS)["Deployment/chat-redis"]["spec"]["template"]["metadata"]["labels"]
+    assert not budget["selector"]["matchLabels"].items() <= template.items()
+
+
 def test_services_select_the_pods_of_their_own_deployment() -> None:
     everything = wish()
     labels = everything["Deployment/chat"]["spec"]["template"]["metadata"]["labels"]
     for name in ("Service/chat", "Service/chat-metrics"):
         assert everything[name]["spec"]["selector"].items() <= labels.items()
-    assert everything["Deployment/chat"]["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    for name in ("Deployment/chat", "PodDisruptionBudget/chat"):
+        assert everything[name]["spec"]["selector"]["matchLabels"].items() <= labels.items()
 
 
 def test_ports_have_names_that_services_point_to() -> None:

@@ -24,7 +24,7 @@ def test_an_applied_service_gets_its_children_and_a_status(api: Api, shared_oper
     assert api.condition("Ready") == ("False", "Starting")
     assert api.condition("Reconciling") == ("True", "Starting")
     assert status["url"] == f"http://chat.{api.namespace}.svc"
-    for kind, name in (("deployments", "chat"), ("services", "chat"), ("services", "chat-metrics")):
+    for kind, name in (("deployments", "chat"), ("poddisruptionbudgets", "chat"), ("services", "chat"), ("services", "chat-metrics")):
         child = api.get(kind, name)
         assert child is not None
         assert [owner["uid"] for owner in child["metadata"]["ownerReferences"]] == [uid]
@@ -32,10 +32,25 @@ def test_an_applied_service_gets_its_children_and_a_status(api: Api, shared_oper
     assert "annotations" not in api.service()["metadata"]
 
 
-@pytest.mark.parametrize(("kind", "name"), [("deployments", "chat"), ("services", "chat"), ("services", "chat-metrics")])
+CHILDREN = [
+    ("deployments", "chat"),
+    ("deployments", "chat-redis"),
+    ("poddisruptionbudgets", "chat"),
+    ("services", "chat"),
+    ("services", "chat-metrics"),
+    ("services", "chat-redis"),
+]
+REDIS = {"type": "redis"}
+
+
+def has_children(api: Api) -> bool:
+    return all(api.has(*child) for child in CHILDREN) and api.is_complete()
+
+
+@pytest.mark.parametrize(("kind", "name"), CHILDREN)
 def test_a_deleted_child_comes_back(api: Api, shared_operator: Process, kind: str, name: str) -> None:
-    api.create(cpu_service())
-    eventually(api.is_complete, "children exist")
+    api.create(cpu_service(cache=REDIS))
+    eventually(lambda: has_children(api), "children exist")
     child = api.get(kind, name)
     assert child is not None
     began = time.monotonic()
@@ -82,30 +97,42 @@ def test_a_label_that_is_taken_away_is_put_back(api: Api, shared_operator: Proce
     eventually(label, "the label is back")
 
 
-def test_a_foreign_object_with_a_child_s_name_is_never_adopted(api: Api, shared_operator: Process) -> None:
-    foreign = {"metadata": {"name": "chat"}, "spec": {"ports": [{"port": 1}], "selector": {"app": "theirs"}}}
-    assert api.client.post(api.path("services", ""), json={"apiVersion": "v1", "kind": "Service", **foreign}).status_code == 201
-    api.create(cpu_service())
+FOREIGN_PODS = {"selector": {"matchLabels": {"app": "theirs"}}}
+FOREIGN_TEMPLATE = {"metadata": {"labels": {"app": "theirs"}}, "spec": {"containers": [{"name": "x", "image": "x"}]}}
+FOREIGN = {
+    "deployments": ("apps/v1", "Deployment", {**FOREIGN_PODS, "template": FOREIGN_TEMPLATE}),
+    "poddisruptionbudgets": ("policy/v1", "PodDisruptionBudget", {**FOREIGN_PODS, "maxUnavailable": 0}),
+    "services": ("v1", "Service", {"ports": [{"port": 1}], "selector": {"app": "theirs"}}),
+}
+"""What somebody else made: plural → apiVersion, kind, spec."""
+
+
+@pytest.mark.parametrize(("kind", "name"), CHILDREN)
+def test_a_foreign_object_with_a_child_s_name_is_never_adopted(api: Api, shared_operator: Process, kind: str, name: str) -> None:
+    version, written_kind, spec = FOREIGN[kind]
+    foreign = {"apiVersion": version, "kind": written_kind, "metadata": {"name": name}, "spec": spec}
+    made = api.client.post(api.path(kind, ""), json=foreign)
+    assert made.status_code == 201, made.text
+    api.create(cpu_service(cache=REDIS))
     eventually(lambda: api.condition("Stalled") == ("True", "NameConflict"), "the conflict is told")
-    assert api.has("deployments", "chat"), "the other children are made"
-    live = api.get("services", "chat")
+    assert f"{written_kind} {name!r} exists and does not belong to this InferenceService" in api.message("Stalled")
+    assert all(api.has(*child) for child in CHILDREN), "the other children are made"
+    live = api.get(kind, name)
     assert live is not None
-    assert live["spec"]["selector"] == {"app": "theirs"}
+    assert live["spec"] == made.json()["spec"]
     assert "ownerReferences" not in live["metadata"]
-    api.delete(api.path("services", "chat"))
+    api.delete(api.path(kind, name))
     eventually(lambda: api.condition("Stalled")[0] == "False", "it heals without an edit")
-    assert api.has("services", "chat")
+    assert api.has(kind, name)
 
 
 def test_a_deleted_service_takes_its_children_along(api: Api, shared_operator: Process) -> None:
-    api.create(cpu_service())
-    eventually(api.is_complete, "children exist")
+    api.create(cpu_service(cache=REDIS))
+    eventually(lambda: has_children(api), "children exist")
+    secret = f"chat-redis-{api.service()['metadata']['uid'][:8]}"
     api.delete(f"{api.root}/chat")
-    eventually(
-        lambda: not any(api.has(*child) for child in (("deployments", "chat"), ("services", "chat"), ("services", "chat-metrics"))),
-        "the children are collected",
-        seconds=40,
-    )
+    everything = [*CHILDREN, ("secrets", secret)]
+    eventually(lambda: not any(api.has(*child) for child in everything), "the children are collected", seconds=40)
 
 
 def test_a_service_that_is_deleted_and_made_again_gets_children_of_its_own(api: Api, shared_operator: Process) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from millrace_operator.api import InferenceService
 from millrace_operator.desired.client_service import client_service
 from millrace_operator.desired.deployment import deployment
+from millrace_operator.desired.disruption_budget import disruption_budget
 from millrace_operator.desired.metrics_service import metrics_service
 from millrace_operator.desired.origin import origin
 from millrace_operator.desired.platform import Platform
@@ -29,6 +30,7 @@ class ChildKind:
 CHILD_KINDS = (
     ChildKind("v1", "Service", "services"),
     ChildKind("apps/v1", "Deployment", "deployments"),
+    ChildKind("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets"),
 )
 """What the operator watches, applies and prunes."""
 
@@ -38,6 +40,7 @@ def children(service: InferenceService, *, platform: Platform) -> tuple[Manifest
     return (
         client_service(service),
         metrics_service(service),
+        disruption_budget(service),
         *redis_children(service, platform=platform),
         deployment(service, platform=platform),
     )
