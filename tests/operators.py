@@ -36,6 +36,7 @@ FAST = {
 GROUPS = {
     "configmaps": "api/v1",
     "deployments": "apis/apps/v1",
+    "networkpolicies": "apis/networking.k8s.io/v1",
     "poddisruptionbudgets": "apis/policy/v1",
     "secrets": "api/v1",
     "services": "api/v1",

@@ -13,7 +13,7 @@ from millrace_operator.names import API_VERSION, KIND
 
 CHECKOUT = Path(__file__).parents[1]
 EXAMPLES = {path.stem: path for path in sorted((CHECKOUT / "manifests/examples").glob("*.yaml"))}
-PLATFORM = Platform(server_image="millrace/server:0.1.0", redis_image="redis:8-alpine")
+PLATFORM = Platform(server_image="millrace/server:0.1.0", redis_image="redis:8-alpine", operator_namespace="millrace-system")
 UID = "7f3c1f0e-0000-4000-8000-000000000001"
 
 

@@ -9,6 +9,8 @@ SINGULAR = "inferenceservice"
 SHORT_NAME = "infsvc"
 
 FIELD_MANAGER = "millrace-operator"
+OPERATOR_LABELS = {"app.kubernetes.io/name": "millrace-operator"}
+"""Of the operator's own pods; the chart puts them there."""
 LEASE = "millrace-operator"
 """The Lease of whoever leads, in the operator's own namespace. Its Role names it."""
 PAUSED_ANNOTATION = f"{GROUP}/paused"

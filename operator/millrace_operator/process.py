@@ -80,7 +80,10 @@ class Operator:
             call=self._queue.add,
         )
         platform = Platform(
-            server_image=settings.server_image, redis_image=settings.redis_image, pull_policy=settings.server_image_pull_policy
+            server_image=settings.server_image,
+            redis_image=settings.redis_image,
+            operator_namespace=settings.lease_namespace,
+            pull_policy=settings.server_image_pull_policy,
         )
         self._reconciler = Reconciler(cluster=self._cluster, monitor=self._monitor, platform=platform, now=_now)
         self._metrics = Metrics(

@@ -15,7 +15,7 @@ from millrace_operator.api import InferenceServiceSpec
 from millrace_operator.chart import ChartValues
 from millrace_operator.desired import CHILD_KINDS
 from millrace_operator.manifest import Manifest
-from millrace_operator.names import GROUP, LEASE, PLURAL
+from millrace_operator.names import GROUP, LEASE, OPERATOR_LABELS, PLURAL
 from millrace_operator.settings import OperatorSettings
 from operators import FAST, Process, eventually
 from services import CHECKOUT
@@ -100,6 +100,12 @@ def test_the_operator_understands_every_variable_that_the_chart_sets() -> None:
     assert settings.namespaces == ("a", "b")
     assert settings.server_image_pull_policy == "Never"
     assert settings.log_level == "DEBUG"
+
+
+def test_the_operator_is_labelled_as_the_network_policies_of_its_services_know_it() -> None:
+    for everything in (render(), render("watchNamespaces={a}")):
+        (deployment,) = of_kind("Deployment", everything)
+        assert OPERATOR_LABELS.items() <= deployment["spec"]["template"]["metadata"]["labels"].items()
 
 
 def test_the_chart_probes_the_port_that_the_operator_listens_on() -> None:

@@ -35,6 +35,8 @@ def test_an_applied_service_gets_its_children_and_a_status(api: Api, shared_oper
 CHILDREN = [
     ("deployments", "chat"),
     ("deployments", "chat-redis"),
+    ("networkpolicies", "chat"),
+    ("networkpolicies", "chat-redis"),
     ("poddisruptionbudgets", "chat"),
     ("services", "chat"),
     ("services", "chat-metrics"),
@@ -101,6 +103,7 @@ FOREIGN_PODS = {"selector": {"matchLabels": {"app": "theirs"}}}
 FOREIGN_TEMPLATE = {"metadata": {"labels": {"app": "theirs"}}, "spec": {"containers": [{"name": "x", "image": "x"}]}}
 FOREIGN = {
     "deployments": ("apps/v1", "Deployment", {**FOREIGN_PODS, "template": FOREIGN_TEMPLATE}),
+    "networkpolicies": ("networking.k8s.io/v1", "NetworkPolicy", {"podSelector": {"matchLabels": {"app": "theirs"}}}),
     "poddisruptionbudgets": ("policy/v1", "PodDisruptionBudget", {**FOREIGN_PODS, "maxUnavailable": 0}),
     "services": ("v1", "Service", {"ports": [{"port": 1}], "selector": {"app": "theirs"}}),
 }

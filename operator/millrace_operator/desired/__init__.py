@@ -10,6 +10,7 @@ from millrace_operator.desired.client_service import client_service
 from millrace_operator.desired.deployment import deployment
 from millrace_operator.desired.disruption_budget import disruption_budget
 from millrace_operator.desired.metrics_service import metrics_service
+from millrace_operator.desired.network_policy import network_policies
 from millrace_operator.desired.origin import origin
 from millrace_operator.desired.platform import Platform
 from millrace_operator.desired.redis import redis_children, redis_secret, runs_redis
@@ -30,6 +31,7 @@ class ChildKind:
 CHILD_KINDS = (
     ChildKind("v1", "Service", "services"),
     ChildKind("apps/v1", "Deployment", "deployments"),
+    ChildKind("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies"),
     ChildKind("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets"),
 )
 """What the operator watches, applies and prunes."""
@@ -40,6 +42,7 @@ def children(service: InferenceService, *, platform: Platform) -> tuple[Manifest
     return (
         client_service(service),
         metrics_service(service),
+        *network_policies(service, platform=platform),
         disruption_budget(service),
         *redis_children(service, platform=platform),
         deployment(service, platform=platform),

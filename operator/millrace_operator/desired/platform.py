@@ -7,5 +7,7 @@ from dataclasses import dataclass
 class Platform:
     server_image: str
     redis_image: str
+    operator_namespace: str
+    """Where the operator asks from."""
     pull_policy: str = "IfNotPresent"
     """For every container of a pod, also an `oci://` model's."""

@@ -38,7 +38,7 @@ def redis_secret(service: InferenceService, *, password: str, seal: str) -> Mani
     return {
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": _metadata(service, names.redis_secret(service.name, service.uid)),
+        "metadata": redis_metadata(service, names.redis_secret(service.name, service.uid)),
         "immutable": True,
         "stringData": {
             URL_KEY: f"redis://:{password}@{host}:{names.REDIS_PORT}/0",
@@ -60,7 +60,7 @@ def redis_environment(service: InferenceService) -> list[Manifest]:
     ]
 
 
-def _metadata(service: InferenceService, name: str) -> Manifest:
+def redis_metadata(service: InferenceService, name: str) -> Manifest:
     return {**metadata(service, name), "labels": _labels(service)}
 
 
@@ -73,7 +73,7 @@ def _service(service: InferenceService) -> Manifest:
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": _metadata(service, names.redis(service.name)),
+        "metadata": redis_metadata(service, names.redis(service.name)),
         "spec": {"selector": names.redis_selector_labels(service.name), "ports": [port]},
     }
 
@@ -84,7 +84,7 @@ def _deployment(service: InferenceService, *, platform: Platform) -> Manifest:
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": _metadata(service, names.redis(service.name)),
+        "metadata": redis_metadata(service, names.redis(service.name)),
         "spec": {
             "replicas": 1,
             "selector": {"matchLabels": names.redis_selector_labels(service.name)},
