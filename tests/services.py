@@ -63,6 +63,8 @@ def _values(schema: Manifest, definitions: Manifest) -> st.SearchStrategy[Any]:
     if "enum" in schema:
         return st.sampled_from(schema["enum"])
     match schema["type"]:
+        case "boolean":
+            return st.booleans()
         case "integer":
             return st.integers(schema["minimum"], schema["maximum"])
         case "string":

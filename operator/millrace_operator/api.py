@@ -216,6 +216,21 @@ class ServiceSpec(Model):
     )
 
 
+class Monitoring(Model):
+    """How Prometheus finds the replicas."""
+
+    enabled: bool = True
+    """Make a ServiceMonitor, where the cluster knows that kind: `MonitoringReady` in the status says whether it does."""
+    labels: Annotated[
+        dict[LabelKey, LabelValue],
+        Field(
+            max_length=32,
+            json_schema_extra=validations(keys_are_labels("labels"), reserved_keys(f"{GROUP}/", "app.kubernetes.io/")),
+        ),
+    ] = Field(default_factory=dict)
+    """Labels of the ServiceMonitor, by which a Prometheus selects it: often `release: NAME`. Without them most ignore it in silence."""
+
+
 class Rollout(Model):
     """How replicas are replaced by an edit."""
 
@@ -295,6 +310,8 @@ class InferenceServiceSpec(Model):
     """Further annotations of the pods."""
     service: ServiceSpec = ServiceSpec()
     """The Service that clients call."""
+    monitoring: Monitoring = Monitoring()
+    """How Prometheus finds the replicas."""
     rollout: Rollout = Rollout()
     """How replicas are replaced by an edit."""
 

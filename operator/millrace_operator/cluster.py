@@ -7,13 +7,21 @@ scale, status and deletions carry the version they were decided on, so that a wr
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from millrace_operator.connection import APPLY, MERGE, METADATA_ONLY, AlreadyThere, Conflict, Connection, NotFound
+from millrace_operator.connection import APPLY, MERGE, METADATA_ONLY, AlreadyThere, Conflict, Connection, Forbidden, NotFound
 from millrace_operator.desired import CHILD_KINDS, ChildKind
 from millrace_operator.manifest import Manifest
-from millrace_operator.names import API_VERSION, FIELD_MANAGER, PLURAL, child_labels, instance_labels
+from millrace_operator.names import (
+    API_VERSION,
+    FIELD_MANAGER,
+    INSTANCE_LABEL,
+    MANAGED_BY_LABEL,
+    PLURAL,
+    child_labels,
+    instance_labels,
+)
 from millrace_operator.ownership import applied_fields, is_as_wished, owner_uid, owns, stamped
 from millrace_operator.workqueue import TokenBucket
 
@@ -39,6 +47,8 @@ class Observed:
     manifest: Manifest
     children: tuple[Manifest, ...]
     pods: tuple[Manifest, ...]
+    out_of_reach: Mapping[str, NotFound | Forbidden] = field(default_factory=dict)
+    """Optional kinds that could not be listed, and why; the others' failure is the pass's."""
 
     def child(self, kind: str, name: str) -> Manifest | None:
         return next((child for child in self.children if child["kind"] == kind and child["metadata"]["name"] == name), None)
@@ -78,13 +88,39 @@ class Cluster:
             manifest = await self._get(_path(API_VERSION, PLURAL, namespace, name))
         except NotFound:
             return None
+        out_of_reach: dict[str, NotFound | Forbidden] = {}
+
+        async def children_of(kind: ChildKind) -> list[Manifest]:
+            try:
+                return await self._list(kind, namespace, instance_labels(name))
+            except (NotFound, Forbidden) as error:
+                if not kind.optional:
+                    raise
+                out_of_reach[kind.kind] = error
+                return []
+
         *lists, pods = await asyncio.gather(
-            *(self._list(kind, namespace, instance_labels(name)) for kind in CHILD_KINDS),
+            *map(children_of, CHILD_KINDS),
             self._list(ChildKind("v1", "Pod", "pods"), namespace, child_labels(name)),
         )
         uid = manifest["metadata"]["uid"]
         children = tuple(child for found in lists for child in found if owner_uid(child) == uid)
-        return Observed(manifest, children, tuple(pods))
+        return Observed(manifest, children, tuple(pods), out_of_reach)
+
+    async def versions(self, kind: ChildKind, namespaces: Sequence[str]) -> dict[Key, frozenset[str]] | None:
+        """The resource versions of this kind's children, by service; None while its definition is missing. Raises ApiError."""
+        found: dict[Key, frozenset[str]] = {}
+        query = {"labelSelector": f"{MANAGED_BY_LABEL}={FIELD_MANAGER}", "resourceVersion": "0"}
+        for namespace in namespaces or ("",):
+            path = _path(kind.api_version, kind.plural, namespace)
+            try:
+                answer = await self._connection.get(path, query=query, accept=METADATA_ONLY, seconds=self._read_timeout)
+            except NotFound:
+                return None
+            for metadata in (item["metadata"] for item in answer["items"] or ()):
+                key = metadata["namespace"], metadata["labels"].get(INSTANCE_LABEL, "")
+                found[key] = found.get(key, frozenset()) | {metadata["resourceVersion"]}
+        return found
 
     async def apply(self, wish: Manifest, live: Manifest | None) -> Manifest:
         """Make it so, and return the live object. Nothing is sent when it is so already. Raises NameConflict, ApiError."""

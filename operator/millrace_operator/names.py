@@ -66,6 +66,11 @@ def selector_labels(name: str) -> dict[str, str]:
     }
 
 
+def metrics_labels(name: str) -> dict[str, str]:
+    """By which scrapers tell the Service of the internal port from the clients' one."""
+    return {**selector_labels(name), "app.kubernetes.io/component": "metrics"}
+
+
 def child_labels(name: str) -> dict[str, str]:
     """Labels of every child; the operator watches by `managed-by`. The CR's own labels are never copied (GitOps prunes by them)."""
     return {**selector_labels(name), MANAGED_BY_LABEL: FIELD_MANAGER}

@@ -23,6 +23,7 @@ from millrace_operator.lease import Leadership, LeaseObject, NotLeader, Term
 from millrace_operator.load import LoadMonitor, LoadReader
 from millrace_operator.metrics import Metrics
 from millrace_operator.names import LEASE
+from millrace_operator.optional_kinds import OptionalKinds
 from millrace_operator.probes import Probes
 from millrace_operator.reconcile import Reconciler
 from millrace_operator.settings import OperatorSettings
@@ -85,6 +86,13 @@ class Operator:
             operator_namespace=settings.lease_namespace,
             pull_policy=settings.server_image_pull_policy,
         )
+        self._optional_kinds = OptionalKinds(
+            self._cluster,
+            namespaces=settings.namespaces,
+            interval=settings.optional_interval,
+            changed=self._queue.add,
+            came_or_went=self._add_all,
+        )
         self._reconciler = Reconciler(cluster=self._cluster, monitor=self._monitor, platform=platform, now=_now)
         self._metrics = Metrics(
             leads=lambda: self._leadership.leads, depth=lambda: self._queue.schedule.depth, waited=lambda: self._queue.waited
@@ -111,7 +119,7 @@ class Operator:
         workers = asyncio.create_task(self._queue.run(self._settings.workers))
         keeping = asyncio.create_task(self._leadership.keep())
         try:
-            if await self._first_of(workers, keeping, self._resync(), self._monitor.run(), self._watch()):
+            if await self._first_of(workers, keeping, self._resync(), self._monitor.run(), self._optional_kinds.run(), self._watch()):
                 logger.error("a part that never ends has ended; the process ends with it")
         finally:
             self._queue.stop()
@@ -177,6 +185,10 @@ class Operator:
         self._listed.set()
         self._metrics.services.set(len(present))
         self._metrics.full_list.set(self._listed_at)
+
+    def _add_all(self) -> None:
+        for key in self._known:
+            self._queue.add(key)
 
     async def _next_list_is_full(self) -> bool:
         try:

@@ -41,10 +41,14 @@ class Reconciler:
             return
         outcome = await act(self.cluster, children(service, platform=self.platform), seen, secret=_first_secret(service, seen))
         words = await self._scale(key, service, outcome)
-        facts = status.Facts(service=service, rollout=outcome.rollout, problems=outcome.problems, autoscaling=words)
+        facts = status.Facts(
+            service=service, rollout=outcome.rollout, problems=outcome.problems, monitoring=outcome.monitoring, autoscaling=words
+        )
         await self._report(key, seen, status.report(facts, now=self.now()))
-        if outcome.problems:
-            raise RetryLater(outcome.problems[0].sentence)
+        for trouble in (*outcome.problems, outcome.monitoring):
+            # A definition that comes is noticed by itself.
+            if trouble is not None and trouble.cause != status.CRD_NOT_INSTALLED:
+                raise RetryLater(trouble.sentence)
 
     async def _scale(self, key: Key, service: InferenceService, outcome: Outcome) -> AutoscalingStatus | None:
         if service.spec.autoscaling.mode == "None" or outcome.deployment is None or outcome.rollout is None:

@@ -65,6 +65,8 @@ class OperatorSettings(Settings):
     """Between two steps up."""
     scale_down_interval: Seconds = Field(default=60, alias="MILLRACE_SCALE_DOWN_SECONDS")
     """Between two steps down."""
+    optional_interval: Seconds = Field(default=5, alias="MILLRACE_OPTIONAL_INTERVAL_SECONDS")
+    """Between two looks for kinds that may be missing, such as ServiceMonitor, and for what became of the children of these kinds."""
     log_level: str = Field(default="INFO", alias="MILLRACE_LOG_LEVEL", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
 
     @model_validator(mode="after")

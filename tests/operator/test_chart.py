@@ -117,9 +117,8 @@ def test_the_chart_probes_the_port_that_the_operator_listens_on() -> None:
 
 def test_the_operator_may_do_what_a_pass_does_and_nothing_else() -> None:
     (role,) = [role for role in of_kind("ClusterRole", render()) if role["metadata"]["name"] == "millrace-operator"]
-    needed = {
-        (kind.api_version.rpartition("/")[0], kind.plural): {"get", "list", "watch", "create", "patch", "delete"} for kind in CHILD_KINDS
-    }
+    write = {"get", "list", "create", "patch", "delete"}
+    needed = {(kind.api_version.rpartition("/")[0], kind.plural): write | (set() if kind.optional else {"watch"}) for kind in CHILD_KINDS}
     needed |= {
         (GROUP, PLURAL): {"get", "list", "watch"},
         (GROUP, f"{PLURAL}/status"): {"update"},

@@ -21,6 +21,7 @@ from millrace_operator.desired import CHILD_KINDS, children
 from millrace_operator.generate import yaml_text
 from millrace_operator.manifest import Manifest
 from millrace_operator.names import API_VERSION, KIND, PLURAL
+from operators import install_service_monitors, remove_service_monitors
 from services import CHECKOUT, EXAMPLES, PLATFORM, example, manifest, specs
 
 NAMESPACE = "crd"
@@ -36,8 +37,10 @@ def api(apiserver: ControlPlane) -> Iterator[httpx.Client]:
         apply(client, f"{definition}/{crd()['metadata']['name']}", crd())
         metadata = {"name": NAMESPACE, "labels": RESTRICTED}
         apply(client, f"/api/v1/namespaces/{NAMESPACE}", {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
+        install_service_monitors(apiserver)
         wait_until(partial(serves, client), "the CRD is established", seconds=30)
         yield client
+        remove_service_monitors(apiserver)
 
 
 def apply(client: httpx.Client, path: str, body: Manifest) -> None:
@@ -227,6 +230,25 @@ CASES = [
         {"podAnnotations": {"container.apparmor.security.beta.kubernetes.io/server": "unconfined"}},
     ),
     Case(
+        "spec.monitoring.labels",
+        "keys of labels",
+        {"monitoring": {"labels": {"release": "prometheus"}}},
+        {"monitoring": {"labels": {"a b": "c"}}},
+    ),
+    Case(
+        "spec.monitoring.labels",
+        "must not begin with",
+        {"monitoring": {"labels": {"example.com/prometheus": "a"}}},
+        {"monitoring": {"labels": {"app.kubernetes.io/managed-by": "a"}}},
+    ),
+    Case(
+        "spec.monitoring.labels.*",
+        LABEL_VALUE,
+        {"monitoring": {"labels": {"release": "prometheus"}}},
+        {"monitoring": {"labels": {"release": "a b"}}},
+        "spec.monitoring.labels[release]",
+    ),
+    Case(
         "spec.service.annotations", "keys of annotations", {"service": {"annotations": {"a": ""}}}, {"service": {"annotations": {"": "a"}}}
     ),
     Case(
@@ -358,6 +380,7 @@ def test_defaults_are_visible_in_the_stored_object(api: httpx.Client) -> None:
         "autoscaling": {"mode": "Embedded", "minReplicas": 1, "maxReplicas": 4},
         "resources": {"requests": {}, "limits": {}},
         "service": {"type": "ClusterIP"},
+        "monitoring": {"enabled": True},
         "rollout": {},
     }
     assert created["status"] == {"observedGeneration": -1}

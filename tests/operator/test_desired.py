@@ -278,6 +278,21 @@ def test_the_metrics_service_finds_replicas_that_still_load() -> None:
     assert (spec["clusterIP"], spec["publishNotReadyAddresses"], spec["ports"][0]["port"]) == ("None", True, 9090)
 
 
+def test_prometheus_is_led_to_the_internal_port_and_to_no_other() -> None:
+    everything = wish(cache=REDIS, monitoring={"labels": {"release": "prometheus"}})
+    monitor = everything["ServiceMonitor/chat"]
+    assert monitor["metadata"]["labels"] == {**child_labels("chat"), "release": "prometheus"}
+    selected = monitor["spec"]["selector"]["matchLabels"].items()
+    services = [child for child in everything.values() if child["kind"] == "Service" and selected <= child["metadata"]["labels"].items()]
+    assert [service["metadata"]["name"] for service in services] == ["chat-metrics"]
+    (endpoint,) = monitor["spec"]["endpoints"]
+    assert endpoint["port"] in {port["name"] for port in services[0]["spec"]["ports"]}
+
+
+def test_no_service_monitor_is_made_where_nobody_wants_it() -> None:
+    assert "ServiceMonitor/chat" not in wish(monitoring={"enabled": False})
+
+
 def test_one_replica_at_a_time_may_be_evicted_and_a_broken_one_always() -> None:
     budget = wish()["PodDisruptionBudget/chat"]["spec"]
     assert (budget["maxUnavailable"], budget["unhealthyPodEvictionPolicy"]) == (1, "AlwaysAllow")

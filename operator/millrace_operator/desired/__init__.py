@@ -14,6 +14,7 @@ from millrace_operator.desired.network_policy import network_policies
 from millrace_operator.desired.origin import origin
 from millrace_operator.desired.platform import Platform
 from millrace_operator.desired.redis import redis_children, redis_secret, runs_redis
+from millrace_operator.desired.service_monitor import service_monitor
 from millrace_operator.manifest import Manifest
 
 __all__ = ["CHILD_KINDS", "ChildKind", "Platform", "children", "origin", "redis_secret", "runs_redis"]
@@ -26,6 +27,8 @@ class ChildKind:
     api_version: str
     kind: str
     plural: str
+    optional: bool = False
+    """Of another project: its definition may be missing, and come and go."""
 
 
 CHILD_KINDS = (
@@ -33,6 +36,7 @@ CHILD_KINDS = (
     ChildKind("apps/v1", "Deployment", "deployments"),
     ChildKind("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies"),
     ChildKind("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets"),
+    ChildKind("monitoring.coreos.com/v1", "ServiceMonitor", "servicemonitors", optional=True),
 )
 """What the operator watches, applies and prunes."""
 
@@ -45,5 +49,6 @@ def children(service: InferenceService, *, platform: Platform) -> tuple[Manifest
         *network_policies(service, platform=platform),
         disruption_budget(service),
         *redis_children(service, platform=platform),
+        *([service_monitor(service)] if service.spec.monitoring.enabled else []),
         deployment(service, platform=platform),
     )

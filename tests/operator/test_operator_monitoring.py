@@ -1,0 +1,96 @@
+"""ServiceMonitors, with the definition that the Prometheus operator brings: absent, appearing, going away."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from cluster.control_plane import ControlPlane
+from millrace_operator.manifest import Manifest
+from operators import Api, Process, cpu_service, eventually, install_service_monitors, remove_service_monitors
+
+pytestmark = pytest.mark.apiserver
+
+
+@pytest.fixture
+def defined(control_plane: ControlPlane) -> Iterator[None]:
+    install_service_monitors(control_plane)
+    yield
+    remove_service_monitors(control_plane)
+
+
+@pytest.fixture
+def undefined(control_plane: ControlPlane) -> Iterator[None]:
+    remove_service_monitors(control_plane)
+    yield
+    remove_service_monitors(control_plane)
+
+
+def monitor(api: Api) -> Manifest | None:
+    return api.get("servicemonitors", "chat")
+
+
+def is_monitored(api: Api) -> bool:
+    return monitor(api) is not None and api.condition("MonitoringReady") == ("True", "ServiceMonitorApplied")
+
+
+def test_a_definition_may_come_and_go_and_come_again_and_nothing_fails(
+    api: Api, undefined: None, operator: Process, control_plane: ControlPlane
+) -> None:
+    api.create(cpu_service())
+    eventually(lambda: api.is_complete() and api.condition("MonitoringReady") == ("False", "CRDNotInstalled"), "its absence is told")
+    assert api.condition("Stalled") == ("False", "Progressing")
+    assert api.condition("Ready") == ("False", "Starting")
+    for _ in range(2):
+        install_service_monitors(control_plane)
+        eventually(lambda: is_monitored(api), "the ServiceMonitor is made")
+        assert api.condition("Stalled") == ("False", "Progressing")
+        remove_service_monitors(control_plane)
+        eventually(lambda: api.condition("MonitoringReady") == ("False", "CRDNotInstalled"), "the definition has gone")
+        assert operator.process.poll() is None
+
+
+def test_a_missing_definition_costs_no_retry(api: Api, undefined: None, operator: Process) -> None:
+    api.create(cpu_service())
+    eventually(lambda: api.is_complete() and api.condition("MonitoringReady") == ("False", "CRDNotInstalled"), "its absence is told")
+    operator.wait_for_lists(2)
+    assert not operator.said("retried")
+
+
+def test_the_service_monitor_is_as_the_service_says(api: Api, defined: None, operator: Process) -> None:
+    api.create(cpu_service(monitoring={"labels": {"release": "prometheus"}}))
+    eventually(lambda: is_monitored(api), "the ServiceMonitor is made")
+    live = monitor(api)
+    assert live is not None
+    assert live["metadata"]["labels"]["release"] == "prometheus"
+    api.edit({"spec": {"monitoring": {"enabled": False}}})
+    eventually(lambda: monitor(api) is None, "it goes when nobody wants it")
+    assert api.condition("MonitoringReady") == ("", "")
+
+
+def test_a_service_monitor_that_is_deleted_or_edited_is_repaired(api: Api, defined: None, operator: Process) -> None:
+    api.create(cpu_service())
+    eventually(lambda: is_monitored(api), "the ServiceMonitor is made")
+    api.delete(api.path("servicemonitors", "chat"))
+    eventually(lambda: monitor(api) is not None, "it is back")
+    api.patch(api.path("servicemonitors", "chat"), {"spec": {"selector": {"matchLabels": {"app": "evil"}}}})
+
+    def is_ours() -> bool:
+        live = monitor(api)
+        return live is not None and "app" not in live["spec"]["selector"]["matchLabels"]
+
+    eventually(is_ours, "the selector is ours again")
+
+
+def test_a_foreign_service_monitor_is_never_adopted_and_stalls_nothing(api: Api, defined: None, operator: Process) -> None:
+    spec = {"selector": {"matchLabels": {"app": "theirs"}}, "endpoints": [{"port": "theirs"}]}
+    foreign = {"apiVersion": "monitoring.coreos.com/v1", "kind": "ServiceMonitor", "metadata": {"name": "chat"}, "spec": spec}
+    assert api.client.post(api.path("servicemonitors", ""), json=foreign).status_code == 201
+    api.create(cpu_service())
+    eventually(lambda: api.condition("MonitoringReady") == ("False", "NameConflict"), "the conflict is told")
+    assert api.condition("Stalled") == ("False", "Progressing")
+    assert api.condition("Ready") == ("False", "Starting")
+    live = monitor(api)
+    assert live is not None
+    assert live["spec"] == spec
+    api.delete(api.path("servicemonitors", "chat"))
+    eventually(lambda: is_monitored(api), "it heals without an edit")
