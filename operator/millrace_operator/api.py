@@ -308,6 +308,9 @@ class InferenceServiceSpec(Model):
         ),
     ] = Field(default_factory=dict)
     """Further annotations of the pods."""
+    api_keys_secret: ObjectName | None = None
+    """Secret of the same namespace whose key `keys` is a file with the API keys that clients must have, a line each, as
+    `python -m millrace_server.keys new NAME` prints it. Its edits are followed while replicas run. Unset: nobody needs a key."""
     service: ServiceSpec = ServiceSpec()
     """The Service that clients call."""
     monitoring: Monitoring = Monitoring()

@@ -229,6 +229,7 @@ CASES = [
         {"podAnnotations": {"kubernetes.io/x": ""}},
         {"podAnnotations": {"container.apparmor.security.beta.kubernetes.io/server": "unconfined"}},
     ),
+    Case("spec.apiKeysSecret", OBJECT_NAME, {"apiKeysSecret": "team-keys"}, {"apiKeysSecret": "team/keys"}),
     Case(
         "spec.monitoring.labels",
         "keys of labels",

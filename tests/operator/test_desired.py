@@ -2,6 +2,9 @@
 
 import json
 import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -210,6 +213,29 @@ def test_the_token_reaches_the_download_alone() -> None:
     (download,), (server,) = spec["initContainers"], spec["containers"]
     assert {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub-token", "key": "token"}}} in download["env"]
     assert "hub-token" not in json.dumps(server)
+
+
+def test_the_api_keys_reach_the_server_alone_as_a_file_that_follows_the_secret() -> None:
+    spec = pod(apiKeysSecret="team-keys")
+    (download,), (server,) = spec["initContainers"], spec["containers"]
+    (volume,) = [each for each in spec["volumes"] if "secret" in each]
+    assert volume["secret"] == {"secretName": "team-keys", "items": [{"key": "keys", "path": "keys"}], "optional": True}
+    (mount,) = [each for each in server["volumeMounts"] if each["name"] == volume["name"]]
+    assert mount["readOnly"] is True
+    assert "subPath" not in mount
+    assert environment(server)["API_KEYS_FILE"] == f"{mount['mountPath']}/keys"
+    assert "team-keys" not in json.dumps(download)
+    assert "API_KEYS_FILE" not in json.dumps(pod())
+
+
+def test_a_server_whose_keys_are_missing_does_not_open_and_names_the_secret(tmp_path: Path) -> None:
+    """As in a pod whose optional Secret is not there; the termination message is what the status tells."""
+    (server,) = pod(device="cpu", apiKeysSecret="team-keys")["containers"]
+    log = tmp_path / "termination"
+    variables = {**environment(server), "TERMINATION_LOG": str(log)}
+    ended = subprocess.run([sys.executable, *server["command"][1:]], env=variables, check=False, capture_output=True, timeout=60)
+    assert ended.returncode == 2
+    assert "team-keys" in json.loads(log.read_text())["hint"]
 
 
 def test_a_model_of_the_hub_is_downloaded_by_the_server_image() -> None:

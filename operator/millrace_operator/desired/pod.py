@@ -17,6 +17,8 @@ MODEL_FOLDER = "/millrace/model"
 """A mount hides what an image has at its place: an `oci://` image may keep its model anywhere but under /millrace and /tmp."""
 TEMPORARY_FOLDER = "/tmp"  # noqa: S108 - a mount inside the pod
 CACHE_FOLDER = "/millrace/cache"
+API_KEYS_FOLDER = "/millrace/keys"
+API_KEYS_KEY = "keys"
 TOKEN_KEY = "token"  # noqa: S105 - the name of a key, not a secret
 
 TEMPORARY_SIZE_LIMIT = "1Gi"
@@ -51,6 +53,7 @@ def pod_template(service: InferenceService, *, platform: Platform) -> Manifest:
                 {"name": "tmp", "emptyDir": {"sizeLimit": TEMPORARY_SIZE_LIMIT}},
                 {"name": "cache", "emptyDir": {"sizeLimit": CACHE_SIZE_LIMIT}},
                 {"name": "model", **_model_volume(source, spec)},
+                *_api_keys_volume(spec),
             ],
             "tolerations": _tolerations(spec),
             **_placement(spec),
@@ -75,7 +78,7 @@ def _server(service: InferenceService, source: ModelSource, *, image: str, pull_
         command=["python", "-m", "millrace_server"],
         arguments=[],
         environment={**_told(settings), "HF_HUB_OFFLINE": "1", **_CACHE_VARIABLES},
-        mounts=_mounts(model_is_writable=False),
+        mounts=[*_mounts(model_is_writable=False), *_api_keys_mount(service.spec)],
         resources=_server_resources(service.spec),
     )
     return {
@@ -134,6 +137,7 @@ def server_settings(spec: InferenceServiceSpec, source: ModelSource) -> ServerSe
         CACHE_TYPE=CacheType(spec.cache.type),
         CACHE_TTL=spec.cache.ttl_seconds,
         REDIS_URL=IN_A_SECRET if spec.cache.type == "redis" else None,
+        API_KEYS_FILE=f"{_api_keys_folder(spec)}/{API_KEYS_KEY}" if spec.api_keys_secret else None,
         TERMINATION_LOG=TERMINATION_LOG,
     )
 
@@ -188,6 +192,22 @@ def _model_volume(source: ModelSource, spec: InferenceServiceSpec) -> Manifest:
     if isinstance(source, ClaimSource):
         return {"persistentVolumeClaim": {"claimName": source.claim, "readOnly": True}}
     return {"emptyDir": {"sizeLimit": _model_size_limit(spec)}}
+
+
+def _api_keys_folder(spec: InferenceServiceSpec) -> str:
+    """Names the Secret, because the server names the file when it is missing."""
+    return f"{API_KEYS_FOLDER}/{spec.api_keys_secret}"
+
+
+def _api_keys_mount(spec: InferenceServiceSpec) -> list[Manifest]:
+    """A folder, not a file of its own, which would never follow the Secret."""
+    return [{"name": "keys", "mountPath": _api_keys_folder(spec), "readOnly": True}] if spec.api_keys_secret else []
+
+
+def _api_keys_volume(spec: InferenceServiceSpec) -> list[Manifest]:
+    # Optional: without it, a missing Secret holds the pod up with a word in an Event at most; the server ends with a sentence.
+    only_keys = {"secretName": spec.api_keys_secret, "items": [{"key": API_KEYS_KEY, "path": API_KEYS_KEY}], "optional": True}
+    return [{"name": "keys", "secret": only_keys}] if spec.api_keys_secret else []
 
 
 def _model_size_limit(spec: InferenceServiceSpec) -> str:
