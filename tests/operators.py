@@ -178,7 +178,7 @@ def writes(control_plane: ControlPlane) -> dict[tuple[str, ...], float]:
             if not line.startswith("apiserver_request_total{"):
                 continue
             labels = dict(re.findall(r'(\w+)="([^"]*)"', line))
-            ours = labels["verb"] == "APPLY" or labels["subresource"] == "scale" or labels["resource"] == "inferenceservices"
+            ours = labels["verb"] == "APPLY" or labels["subresource"] == "scale" or labels["resource"] in ("inferenceservices", "secrets")
             if ours and labels["verb"] in ("APPLY", "POST", "PUT", "PATCH"):
                 key = (labels["verb"], labels["resource"], labels["subresource"], labels["code"])
                 counts[key] = counts.get(key, 0) + float(line.rpartition(" ")[2])

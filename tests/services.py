@@ -71,7 +71,8 @@ def _values(schema: Manifest, definitions: Manifest) -> st.SearchStrategy[Any]:
             return _strings(schema)
         case "array":
             unique = schema.get("x-kubernetes-list-type") in ("set", "map")
-            return st.lists(_values(schema["items"], definitions), max_size=3, unique_by=(lambda item: repr(item)) if unique else None)
+            items, fewest = _values(schema["items"], definitions), schema.get("minItems", 0)
+            return st.lists(items, min_size=fewest, max_size=3, unique_by=(lambda item: repr(item)) if unique else None)
         case "object" if "properties" in schema:
             fields = {name: _values(field, definitions) for name, field in schema["properties"].items()}
             required = schema.get("required", [])

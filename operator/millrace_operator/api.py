@@ -32,6 +32,7 @@ from millrace_operator.fields import (
 )
 from millrace_operator.manifest import Manifest
 from millrace_operator.names import GROUP, MAX_NAME_LENGTH, PAUSED_ANNOTATION, RESERVED_SUFFIXES
+from millrace_operator.placement import SPREAD_KEYS, Affinity, SpreadConstraint
 from millrace_operator.source import HUB_PREFIX, MAX_SOURCE_LENGTH, REPOSITORY_PATTERN, SOURCE_PATTERN
 
 TARGET_SHARE_OF_SLOTS = 0.85
@@ -283,6 +284,10 @@ class InferenceServiceSpec(Model):
     """Labels that a node must have."""
     tolerations: Annotated[tuple[Toleration, ...], Field(max_length=32, json_schema_extra=ATOMIC_LIST)] = ()
     """Taints that replicas accept. On `cuda` the taint named after the accelerator is accepted without saying."""
+    affinity: Affinity | None = None
+    """Near what replicas run."""
+    topology_spread_constraints: Annotated[tuple[SpreadConstraint, ...], Field(max_length=8, json_schema_extra=SPREAD_KEYS)] = ()
+    """How replicas are spread over nodes or zones."""
     priority_class_name: ObjectName | None = None
     """PriorityClass of the pods."""
     runtime_class_name: ObjectName | None = None

@@ -98,7 +98,66 @@ def both(resource: str, request: object, limit: object) -> Manifest:
     return {"resources": {"requests": {resource: request}, "limits": {resource: limit}}}
 
 
+REQUIRED, PREFERRED = "requiredDuringSchedulingIgnoredDuringExecution", "preferredDuringSchedulingIgnoredDuringExecution"
+NODE_PLACES = (
+    (f"{REQUIRED}.nodeSelectorTerms[].matchExpressions[]", lambda each: {REQUIRED: {"nodeSelectorTerms": [{"matchExpressions": [each]}]}}),
+    (f"{PREFERRED}[].preference.matchExpressions[]", lambda each: {PREFERRED: [{"weight": 1, "preference": {"matchExpressions": [each]}}]}),
+)
+POD_PLACES = (
+    (f"{REQUIRED}[]", lambda term: {REQUIRED: [term]}),
+    (f"{PREFERRED}[].podAffinityTerm", lambda term: {PREFERRED: [{"weight": 1, "podAffinityTerm": term}]}),
+)
+
+
+def node_cases() -> Iterator[Case]:
+    good: Manifest = {"key": "zone", "operator": "In", "values": ["a"]}
+    for place, built in NODE_PLACES:
+        for field, says, bad in (
+            (".key", "must be [PREFIX/]NAME", {**good, "key": "a b"}),
+            (".values", "In and NotIn need values", {**good, "values": []}),
+            (".values", "Gt and Lt one whole number", {**good, "operator": "Gt"}),
+            (".values", "Exists and DoesNotExist have none", {**good, "operator": "Exists"}),
+            (".values[]", LABEL_VALUE, {**good, "values": ["a b"]}),
+        ):
+            path = f"spec.affinity.nodeAffinity.{place}{field}"
+            accepted, refused = ({"affinity": {"nodeAffinity": built(each)}} for each in (good, bad))
+            yield Case(path, says, accepted, refused, path.replace("[]", "[0]"))
+
+
+def pod_cases() -> Iterator[Case]:
+    good: Manifest = {"labelSelector": {"matchLabels": {"a": "b"}}, "topologyKey": "zone"}
+
+    def selects(**selector: Any) -> Manifest:  # noqa: ANN401 - fields as in YAML
+        return {**good, "labelSelector": selector}
+
+    def compares(**expression: Any) -> Manifest:  # noqa: ANN401 - fields as in YAML
+        return selects(matchExpressions=[{"key": "a", "operator": "In", "values": ["b"], **expression}])
+
+    for side in ("podAffinity", "podAntiAffinity"):
+        for place, built in POD_PLACES:
+            for field, says, bad in (
+                (".topologyKey", "must be [PREFIX/]NAME", {**good, "topologyKey": "a b"}),
+                (".labelSelector.matchLabels", "keys of matchLabels", selects(matchLabels={"a b": "c"})),
+                (".labelSelector.matchLabels.*", LABEL_VALUE, selects(matchLabels={"a": "b c"})),
+                (".labelSelector.matchExpressions[].key", "must be [PREFIX/]NAME", compares(key="a b")),
+                (".labelSelector.matchExpressions[].values", "In and NotIn need values", compares(operator="Exists")),
+                (".labelSelector.matchExpressions[].values[]", LABEL_VALUE, compares(values=["b c"])),
+            ):
+                path = f"spec.affinity.{side}.{place}{field}"
+                accepted, refused = ({"affinity": {side: built(each)}} for each in (good, bad))
+                yield Case(path, says, accepted, refused, path.replace("[]", "[0]").replace(".*", "[a]"))
+
+
 CASES = [
+    *node_cases(),
+    *pod_cases(),
+    Case(
+        "spec.topologySpreadConstraints[].topologyKey",
+        "must be [PREFIX/]NAME",
+        {"topologySpreadConstraints": [{"topologyKey": "topology.kubernetes.io/zone"}]},
+        {"topologySpreadConstraints": [{"topologyKey": "a b"}]},
+        "spec.topologySpreadConstraints[0].topologyKey",
+    ),
     Case("spec.model.name", MODEL_NAME, model(name="Qwen/Qwen2.5-0.5B"), model(name="$(whoami)")),
     Case("spec.model.name", "without spec.model.source", model(name="a:b", source="pvc://claim"), model(name="a:b")),
     Case("spec.model.source", "must be hf://REPOSITORY", model(source="hf://a/b@main"), model(source="https://example.com")),
@@ -352,6 +411,8 @@ def test_every_number_string_list_and_map_of_the_spec_is_bounded() -> None:
         ({"device": "tpu"}, "spec.device"),
         ({"cache": {"type": "disk"}}, "spec.cache.type"),
         ({"imagePullSecrets": [{"name": "a"}, {"name": "a"}]}, "spec.imagePullSecrets[1]"),
+        ({"topologySpreadConstraints": [{"topologyKey": "a"}, {"topologyKey": "a", "maxSkew": 2}]}, "spec.topologySpreadConstraints[1]"),
+        ({"affinity": {"nodeAffinity": {REQUIRED: {"nodeSelectorTerms": []}}}}, f"spec.affinity.nodeAffinity.{REQUIRED}.nodeSelectorTerms"),
         (model(name=""), "spec.model.name"),
         ({"model": {}}, "spec.model.name"),
         ({"queue": {"maxSize": "many"}}, "spec.queue.maxSize"),

@@ -14,7 +14,7 @@ from millrace_operator.api import parse
 from millrace_operator.desired import CHILD_KINDS, children, origin
 from millrace_operator.desired.pod import IN_A_SECRET, server_settings
 from millrace_operator.manifest import Manifest
-from millrace_operator.names import MAX_NAME_LENGTH, RESERVED_SUFFIXES, child_labels, instance_labels
+from millrace_operator.names import MAX_NAME_LENGTH, RESERVED_SUFFIXES, child_labels, instance_labels, selector_labels
 from millrace_operator.names import redis_secret as redis_secret_name
 from millrace_operator.source import ClaimSource, HubSource, ImageSource, parse_source
 from millrace_server.settings import ServerSettings
@@ -283,6 +283,64 @@ def test_a_gpu_is_asked_for_once_and_its_taint_is_tolerated() -> None:
     assert server["resources"]["limits"] == {"nvidia.com/mig-1g.10gb": "1"}
     assert download["resources"]["limits"] == {}
     assert spec["tolerations"] == [{"key": "nvidia.com/mig-1g.10gb", "operator": "Exists", "effect": "NoSchedule"}]
+
+
+def test_affinity_reaches_the_pod_word_for_word() -> None:
+    zone = {"key": "topology.kubernetes.io/zone", "operator": "In", "values": ["a", "b"]}
+    wanted = {
+        "nodeAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchExpressions": [zone]}]},
+            "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 5, "preference": {"matchExpressions": [zone]}}],
+        },
+        "podAntiAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": [
+                {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "noisy"}}}
+            ]
+        },
+    }
+    assert pod(affinity=wanted)["affinity"] == wanted
+
+
+def test_no_affinity_reaches_into_other_namespaces_or_names_a_node() -> None:
+    term = {"labelSelector": {}, "topologyKey": "zone", "namespaces": ["kube-system"], "namespaceSelector": {}}
+    required = "requiredDuringSchedulingIgnoredDuringExecution"
+    (reached,) = pod(affinity={"podAffinity": {required: [term]}})["affinity"]["podAffinity"][required]
+    assert reached == {"labelSelector": {}, "topologyKey": "zone"}
+
+
+def test_replicas_are_spread_by_their_own_labels_and_each_revision_by_itself() -> None:
+    (constraint,) = pod(topologySpreadConstraints=[{"topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway"}])[
+        "topologySpreadConstraints"
+    ]
+    assert constraint == {
+        "maxSkew": 1,
+        "topologyKey": "kubernetes.io/hostname",
+        "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": {"matchLabels": selector_labels("chat")},
+        "matchLabelKeys": ["pod-template-hash"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("spec", "field", "value"),
+    [
+        ({"nodeSelector": {"disk": "ssd"}}, "nodeSelector", {"disk": "ssd"}),
+        ({"priorityClassName": "high"}, "priorityClassName", "high"),
+        ({"runtimeClassName": "nvidia"}, "runtimeClassName", "nvidia"),
+        ({"imagePullSecrets": [{"name": "registry"}]}, "imagePullSecrets", [{"name": "registry"}]),
+    ],
+)
+def test_a_field_of_the_pod_is_there_when_it_is_asked_for_and_only_then(spec: dict[str, Any], field: str, value: object) -> None:
+    assert pod(**spec)[field] == value
+    assert field not in pod()
+
+
+def test_annotations_reach_the_pods_and_the_clients_service() -> None:
+    everything = wish(podAnnotations={"a": "b"}, service={"annotations": {"c": "d"}, "type": "NodePort", "nodePort": 30080})
+    assert everything["Deployment/chat"]["spec"]["template"]["metadata"]["annotations"] == {"a": "b"}
+    assert everything["Service/chat"]["metadata"]["annotations"] == {"c": "d"}
+    assert everything["Service/chat"]["spec"]["type"] == "NodePort"
+    assert everything["Service/chat"]["spec"]["ports"][0]["nodePort"] == 30080
 
 
 def test_a_cpu_service_asks_for_no_gpu() -> None:

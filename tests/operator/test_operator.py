@@ -135,7 +135,8 @@ def test_a_deleted_service_takes_its_children_along(api: Api, shared_operator: P
     secret = f"chat-redis-{api.service()['metadata']['uid'][:8]}"
     api.delete(f"{api.root}/chat")
     everything = [*CHILDREN, ("secrets", secret)]
-    eventually(lambda: not any(api.has(*child) for child in everything), "the children are collected", seconds=40)
+    # Kubernetes' collector looks for new definitions, such as ours, every 30 s, and is patient with what it does not know yet.
+    eventually(lambda: not any(api.has(*child) for child in everything), "the children are collected", seconds=120)
 
 
 def test_a_service_that_is_deleted_and_made_again_gets_children_of_its_own(api: Api, shared_operator: Process) -> None:
@@ -192,6 +193,32 @@ def test_the_count_stays_when_its_owner_changes(api: Api, shared_operator: Proce
     assert set(seen) == {3}
     api.edit({"spec": {"replicas": 2}})
     eventually(lambda: api.is_replicas(2), "a fixed count again")
+
+
+def test_scaling_the_service_itself_scales_its_deployment(api: Api, shared_operator: Process) -> None:
+    """As `kubectl scale infsvc/chat` does, and an HPA that is pointed at it."""
+    api.create(cpu_service(autoscaling={"mode": "None"}, replicas=1))
+    eventually(lambda: api.is_replicas(1), "the fixed count")
+    api.patch(f"{api.root}/chat/scale", {"spec": {"replicas": 4}})
+    eventually(lambda: api.is_replicas(4), "the count of the scale subresource")
+    eventually(lambda: api.client.get(f"{api.root}/chat/scale").json()["status"]["replicas"] == 4, "the scale tells the count")
+    selector = api.client.get(f"{api.root}/chat/scale").json()["status"]["selector"]
+    deployment = api.get("deployments", "chat")
+    assert deployment is not None
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert {label: labels[label] for label in (pair.split("=")[0] for pair in selector.split(","))} == dict(
+        pair.split("=") for pair in selector.split(",")
+    )
+
+
+def test_mode_none_from_the_start_leaves_the_count_to_kubernetes_and_to_others(api: Api, shared_operator: Process) -> None:
+    api.create(cpu_service(autoscaling={"mode": "None"}))
+    eventually(api.is_complete, "children exist")
+    assert api.is_replicas(1)
+    api.patch(f"{api.path('deployments', 'chat')}/scale", {"spec": {"replicas": 0}}, manager="hpa")
+    api.edit({"spec": {"image": "other:1"}})
+    eventually(lambda: api.image() == "other:1", "an edit is applied")
+    assert api.is_replicas(0)
 
 
 def test_a_misspelt_field_of_a_child_is_refused(api: Api) -> None:

@@ -12,13 +12,6 @@ pytestmark = pytest.mark.apiserver
 
 
 @pytest.fixture
-def defined(control_plane: ControlPlane) -> Iterator[None]:
-    install_service_monitors(control_plane)
-    yield
-    remove_service_monitors(control_plane)
-
-
-@pytest.fixture
 def undefined(control_plane: ControlPlane) -> Iterator[None]:
     remove_service_monitors(control_plane)
     yield
@@ -56,7 +49,7 @@ def test_a_missing_definition_costs_no_retry(api: Api, undefined: None, operator
     assert not operator.said("retried")
 
 
-def test_the_service_monitor_is_as_the_service_says(api: Api, defined: None, operator: Process) -> None:
+def test_the_service_monitor_is_as_the_service_says(api: Api, service_monitors: None, operator: Process) -> None:
     api.create(cpu_service(monitoring={"labels": {"release": "prometheus"}}))
     eventually(lambda: is_monitored(api), "the ServiceMonitor is made")
     live = monitor(api)
@@ -67,7 +60,7 @@ def test_the_service_monitor_is_as_the_service_says(api: Api, defined: None, ope
     assert api.condition("MonitoringReady") == ("", "")
 
 
-def test_a_service_monitor_that_is_deleted_or_edited_is_repaired(api: Api, defined: None, operator: Process) -> None:
+def test_a_service_monitor_that_is_deleted_or_edited_is_repaired(api: Api, service_monitors: None, operator: Process) -> None:
     api.create(cpu_service())
     eventually(lambda: is_monitored(api), "the ServiceMonitor is made")
     api.delete(api.path("servicemonitors", "chat"))
@@ -81,7 +74,7 @@ def test_a_service_monitor_that_is_deleted_or_edited_is_repaired(api: Api, defin
     eventually(is_ours, "the selector is ours again")
 
 
-def test_a_foreign_service_monitor_is_never_adopted_and_stalls_nothing(api: Api, defined: None, operator: Process) -> None:
+def test_a_foreign_service_monitor_is_never_adopted_and_stalls_nothing(api: Api, service_monitors: None, operator: Process) -> None:
     spec = {"selector": {"matchLabels": {"app": "theirs"}}, "endpoints": [{"port": "theirs"}]}
     foreign = {"apiVersion": "monitoring.coreos.com/v1", "kind": "ServiceMonitor", "metadata": {"name": "chat"}, "spec": spec}
     assert api.client.post(api.path("servicemonitors", ""), json=foreign).status_code == 201

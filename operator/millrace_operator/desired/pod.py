@@ -8,7 +8,7 @@ from millrace_operator.desired.container import TERMINATION_LOG, confinement, co
 from millrace_operator.desired.platform import Platform
 from millrace_operator.desired.redis import redis_environment
 from millrace_operator.manifest import Manifest
-from millrace_operator.names import DOWNLOAD_CONTAINER, METRICS_PORT_NAME, SERVE_PORT_NAME, SERVER_CONTAINER, child_labels
+from millrace_operator.names import DOWNLOAD_CONTAINER, METRICS_PORT_NAME, SERVE_PORT_NAME, SERVER_CONTAINER, child_labels, selector_labels
 from millrace_operator.quantity import whole_units
 from millrace_operator.source import ClaimSource, HubSource, ImageSource, ModelSource, parse_source
 from millrace_server.settings import CacheType, Device, DType, ServerSettings
@@ -56,7 +56,7 @@ def pod_template(service: InferenceService, *, platform: Platform) -> Manifest:
                 *_api_keys_volume(spec),
             ],
             "tolerations": _tolerations(spec),
-            **_placement(spec),
+            **_placement(service),
         },
     }
 
@@ -237,10 +237,14 @@ def _tolerations(spec: InferenceServiceSpec) -> list[Manifest]:
     return [*own, *(toleration.model_dump(by_alias=True, exclude_none=True) for toleration in spec.tolerations)]
 
 
-def _placement(spec: InferenceServiceSpec) -> Manifest:
+def _placement(service: InferenceService) -> Manifest:
     """Pod fields that exist only when the user asks for them."""
+    spec = service.spec
+    own_pods = {"labelSelector": {"matchLabels": selector_labels(service.name)}, "matchLabelKeys": ["pod-template-hash"]}
     wanted: Manifest = {
         "nodeSelector": dict(spec.node_selector),
+        "affinity": spec.affinity and spec.affinity.model_dump(mode="json", by_alias=True, exclude_defaults=True),
+        "topologySpreadConstraints": [{**each.model_dump(by_alias=True), **own_pods} for each in spec.topology_spread_constraints],
         "priorityClassName": spec.priority_class_name,
         "runtimeClassName": spec.runtime_class_name,
         "imagePullSecrets": [{"name": secret.name} for secret in spec.image_pull_secrets],
