@@ -1,6 +1,6 @@
 """ServiceMonitors, with the definition that the Prometheus operator brings: absent, appearing, going away."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -18,6 +18,14 @@ def undefined(control_plane: ControlPlane) -> Iterator[None]:
     remove_service_monitors(control_plane)
 
 
+@pytest.fixture
+def patient(start: Callable[..., Process]) -> Process:
+    """An operator that makes no full list for as long as a test lasts."""
+    process = start(MILLRACE_RESYNC_SECONDS="600")
+    process.wait_until_it_leads()
+    return process
+
+
 def monitor(api: Api) -> Manifest | None:
     return api.get("servicemonitors", "chat")
 
@@ -27,7 +35,7 @@ def is_monitored(api: Api) -> bool:
 
 
 def test_a_definition_may_come_and_go_and_come_again_and_nothing_fails(
-    api: Api, undefined: None, operator: Process, control_plane: ControlPlane
+    api: Api, undefined: None, patient: Process, control_plane: ControlPlane
 ) -> None:
     api.create(cpu_service())
     eventually(lambda: api.is_complete() and api.condition("MonitoringReady") == ("False", "CRDNotInstalled"), "its absence is told")
@@ -39,7 +47,7 @@ def test_a_definition_may_come_and_go_and_come_again_and_nothing_fails(
         assert api.condition("Stalled") == ("False", "Progressing")
         remove_service_monitors(control_plane)
         eventually(lambda: api.condition("MonitoringReady") == ("False", "CRDNotInstalled"), "the definition has gone")
-        assert operator.process.poll() is None
+        assert patient.process.poll() is None
 
 
 def test_a_missing_definition_costs_no_retry(api: Api, undefined: None, operator: Process) -> None:
@@ -49,7 +57,7 @@ def test_a_missing_definition_costs_no_retry(api: Api, undefined: None, operator
     assert not operator.said("retried")
 
 
-def test_the_service_monitor_is_as_the_service_says(api: Api, service_monitors: None, operator: Process) -> None:
+def test_the_service_monitor_is_as_the_service_says(api: Api, service_monitors: None, patient: Process) -> None:
     api.create(cpu_service(monitoring={"labels": {"release": "prometheus"}}))
     eventually(lambda: is_monitored(api), "the ServiceMonitor is made")
     live = monitor(api)
@@ -60,7 +68,7 @@ def test_the_service_monitor_is_as_the_service_says(api: Api, service_monitors: 
     assert api.condition("MonitoringReady") == ("", "")
 
 
-def test_a_service_monitor_that_is_deleted_or_edited_is_repaired(api: Api, service_monitors: None, operator: Process) -> None:
+def test_a_service_monitor_that_is_deleted_or_edited_is_repaired(api: Api, service_monitors: None, patient: Process) -> None:
     api.create(cpu_service())
     eventually(lambda: is_monitored(api), "the ServiceMonitor is made")
     api.delete(api.path("servicemonitors", "chat"))
@@ -74,7 +82,7 @@ def test_a_service_monitor_that_is_deleted_or_edited_is_repaired(api: Api, servi
     eventually(is_ours, "the selector is ours again")
 
 
-def test_a_foreign_service_monitor_is_never_adopted_and_stalls_nothing(api: Api, service_monitors: None, operator: Process) -> None:
+def test_a_foreign_service_monitor_is_never_adopted_and_stalls_nothing(api: Api, service_monitors: None, patient: Process) -> None:
     spec = {"selector": {"matchLabels": {"app": "theirs"}}, "endpoints": [{"port": "theirs"}]}
     foreign = {"apiVersion": "monitoring.coreos.com/v1", "kind": "ServiceMonitor", "metadata": {"name": "chat"}, "spec": spec}
     assert api.client.post(api.path("servicemonitors", ""), json=foreign).status_code == 201
