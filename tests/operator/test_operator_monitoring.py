@@ -34,6 +34,13 @@ def is_monitored(api: Api) -> bool:
     return monitor(api) is not None and api.condition("MonitoringReady") == ("True", "ServiceMonitorApplied")
 
 
+def nothing_else_moves(api: Api) -> bool:
+    """What Kubernetes' controllers still had to say of the other children is said: no event of theirs will call for a pass."""
+    budget = api.get("poddisruptionbudgets", "chat") or {}
+    is_counted = budget.get("status", {}).get("expectedPods") == 1
+    return is_counted and api.service()["status"]["replicas"] == 1 and api.condition("ScalingActive") == ("False", "NoReadyReplicas")
+
+
 def test_a_definition_may_come_and_go_and_come_again_and_nothing_fails(
     api: Api, undefined: None, patient: Process, control_plane: ControlPlane
 ) -> None:
@@ -70,7 +77,8 @@ def test_the_service_monitor_is_as_the_service_says(api: Api, service_monitors: 
 
 def test_a_service_monitor_that_is_deleted_or_edited_is_repaired(api: Api, service_monitors: None, patient: Process) -> None:
     api.create(cpu_service())
-    eventually(lambda: is_monitored(api), "the ServiceMonitor is made")
+    eventually(lambda: is_monitored(api) and nothing_else_moves(api), "everything is made and told")
+    eventually(lambda: patient.metric("millrace_queue_depth") == 0, "the queue is empty")
     api.delete(api.path("servicemonitors", "chat"))
     eventually(lambda: monitor(api) is not None, "it is back")
     api.patch(api.path("servicemonitors", "chat"), {"spec": {"selector": {"matchLabels": {"app": "evil"}}}})
