@@ -16,6 +16,7 @@ from demo.image import model_image
 from demo_service import Service, demo_service
 from installation import Installation, References
 from kube import Kube
+from redis_image import redis_image
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -48,6 +49,7 @@ def references(provider: Provider) -> References:
         operator=provider.load(images.build("operator")),
         server=provider.load(images.build("server")),
         model=provider.load(model_image()),
+        redis=provider.load(redis_image()),
     )
 
 

@@ -24,6 +24,8 @@ class References:
     operator: str
     server: str
     model: str
+    redis: str | None = None
+    """None: the chart's own."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,10 @@ class Installation:
     def by_chart(self, environment: Mapping[str, str] = SHORT_DURATIONS) -> None:
         """helm upgrade --install with these settings of the operator, until it leads."""
         line = install_lines.by_chart(operator=self.references.operator, server=self.references.server)
-        settings = shlex.join(f"--set-string=environment.{name}={value}" for name, value in environment.items())
+        values = {f"environment.{name}": value for name, value in environment.items()}
+        if self.references.redis is not None:
+            values["redisImage.repository"], _, values["redisImage.tag"] = self.references.redis.rpartition(":")
+        settings = shlex.join(f"--set-string={name}={value}" for name, value in values.items())
         self.kube.shell(f"{line} {settings} --wait --timeout=3m")
         self.wait_leading()
 

@@ -56,7 +56,8 @@ class Kube:
 
     def pods(self, namespace: str, service: str) -> list[Manifest]:
         """The server pods of an InferenceService that are not on their way out."""
-        items = self.get("pods", "-n", namespace, "-l", f"app.kubernetes.io/instance={service}")["items"]
+        labels = f"app.kubernetes.io/name=millrace-server,app.kubernetes.io/instance={service}"
+        items = self.get("pods", "-n", namespace, "-l", labels)["items"]
         return [item for item in items if "deletionTimestamp" not in item["metadata"]]
 
     def _run(self, command: list[str], variables: Mapping[str, str], *, stdin: str | None = None) -> str:

@@ -6,7 +6,7 @@ from demo_service import Service
 from installation import Installation
 from kube import Kube, wait_for
 
-KINDS = "deployments,replicasets,pods,services,configmaps,secrets,serviceaccounts"
+KINDS = "deployments,replicasets,pods,services,configmaps,secrets,serviceaccounts,networkpolicies,poddisruptionbudgets"
 GIVEN = {"configmap/kube-root-ca.crt", "serviceaccount/default"}
 """What every namespace has."""
 
@@ -24,7 +24,7 @@ def delete(kube: Kube, service: Service) -> None:
 
 
 def test_delete_removes_every_child(kube: Kube, serve: Callable[..., Service]) -> None:
-    delete(kube, serve().wait_ready())
+    delete(kube, serve(cache={"type": "redis"}).wait_ready())
 
 
 def test_delete_removes_every_child_while_no_operator_runs(kube: Kube, installation: Installation, serve: Callable[..., Service]) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 
 import httpx
 
+from cluster import versions
+from cluster.binaries import module_folder
 from cluster.control_plane import ControlPlane
 from millrace_operator.manifest import Manifest
 from services import manifest
@@ -29,8 +31,21 @@ FAST = {
     "MILLRACE_RESYNC_SECONDS": "0.5",
     "MILLRACE_LOAD_INTERVAL_SECONDS": "0.5",
     "MILLRACE_COALESCE_SECONDS": "0.05",
+    "MILLRACE_OPTIONAL_INTERVAL_SECONDS": "0.3",
     "MILLRACE_LAST_RETRY_SECONDS": "2",
 }
+
+
+GROUPS = {
+    "configmaps": "api/v1",
+    "deployments": "apis/apps/v1",
+    "networkpolicies": "apis/networking.k8s.io/v1",
+    "poddisruptionbudgets": "apis/policy/v1",
+    "secrets": "api/v1",
+    "servicemonitors": "apis/monitoring.coreos.com/v1",
+    "services": "api/v1",
+}
+SERVICE_MONITORS = "servicemonitors.monitoring.coreos.com"
 
 
 def eventually(condition: Callable[[], object], what: str, *, seconds: float = DEADLINE) -> None:
@@ -98,7 +113,7 @@ class Api:
         self.root = f"/apis/millrace.dev/v1alpha1/namespaces/{namespace}/inferenceservices"
 
     def path(self, kind: str, name: str) -> str:
-        group = {"deployments": "apis/apps/v1", "services": "api/v1", "configmaps": "api/v1"}[kind]
+        group = GROUPS[kind]
         return f"/{group}/namespaces/{self.namespace}/{kind}/{name}"
 
     def create(self, wanted: Manifest) -> Manifest:
@@ -163,11 +178,23 @@ def writes(control_plane: ControlPlane) -> dict[tuple[str, ...], float]:
             if not line.startswith("apiserver_request_total{"):
                 continue
             labels = dict(re.findall(r'(\w+)="([^"]*)"', line))
-            ours = labels["verb"] == "APPLY" or labels["subresource"] == "scale" or labels["resource"] == "inferenceservices"
+            ours = labels["verb"] == "APPLY" or labels["subresource"] == "scale" or labels["resource"] in ("inferenceservices", "secrets")
             if ours and labels["verb"] in ("APPLY", "POST", "PUT", "PATCH"):
                 key = (labels["verb"], labels["resource"], labels["subresource"], labels["code"])
                 counts[key] = counts.get(key, 0) + float(line.rpartition(" ")[2])
     return counts
+
+
+def install_service_monitors(control_plane: ControlPlane) -> None:
+    """The definition that the Prometheus operator itself installs."""
+    folder = module_folder("github.com/prometheus-operator/prometheus-operator", versions.PROMETHEUS_OPERATOR)
+    file = folder / "example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml"
+    control_plane.kubectl("apply", "--server-side", "-f", str(file))
+    control_plane.kubectl("wait", "--for=condition=Established", f"crd/{SERVICE_MONITORS}", "--timeout=20s")
+
+
+def remove_service_monitors(control_plane: ControlPlane) -> None:
+    control_plane.kubectl("delete", "crd", SERVICE_MONITORS, "--ignore-not-found", "--timeout=60s")
 
 
 def cpu_service(name: str = "chat", **spec: Any) -> Manifest:  # noqa: ANN401 - fields of a spec

@@ -7,13 +7,13 @@ import yaml
 from hypothesis import strategies as st
 
 from millrace_operator.api import InferenceService, InferenceServiceSpec, parse
-from millrace_operator.desired import Images
+from millrace_operator.desired import Platform
 from millrace_operator.manifest import Manifest
 from millrace_operator.names import API_VERSION, KIND
 
 CHECKOUT = Path(__file__).parents[1]
 EXAMPLES = {path.stem: path for path in sorted((CHECKOUT / "manifests/examples").glob("*.yaml"))}
-IMAGES = Images(server="millrace/server:0.1.0")
+PLATFORM = Platform(server_image="millrace/server:0.1.0", redis_image="redis:8-alpine", operator_namespace="millrace-system")
 UID = "7f3c1f0e-0000-4000-8000-000000000001"
 
 
@@ -63,13 +63,16 @@ def _values(schema: Manifest, definitions: Manifest) -> st.SearchStrategy[Any]:
     if "enum" in schema:
         return st.sampled_from(schema["enum"])
     match schema["type"]:
+        case "boolean":
+            return st.booleans()
         case "integer":
             return st.integers(schema["minimum"], schema["maximum"])
         case "string":
             return _strings(schema)
         case "array":
             unique = schema.get("x-kubernetes-list-type") in ("set", "map")
-            return st.lists(_values(schema["items"], definitions), max_size=3, unique_by=(lambda item: repr(item)) if unique else None)
+            items, fewest = _values(schema["items"], definitions), schema.get("minItems", 0)
+            return st.lists(items, min_size=fewest, max_size=3, unique_by=(lambda item: repr(item)) if unique else None)
         case "object" if "properties" in schema:
             fields = {name: _values(field, definitions) for name, field in schema["properties"].items()}
             required = schema.get("required", [])

@@ -1,5 +1,6 @@
 """Go programs built from their modules, once per version, with visible progress. Nothing is downloaded ready-made."""
 
+import json
 import os
 import re
 import shutil
@@ -76,6 +77,14 @@ def binary(program: str) -> Path:
             _build(module, program, Path(partial))
             (Path(partial) / program).rename(built)
     return built
+
+
+def module_folder(module: str, version: str) -> Path:
+    """The unpacked source of a Go module, for what it brings besides programs. Raises CannotBuild."""
+    done = subprocess.run([_go(), "mod", "download", "-json", f"{module}@{version}"], capture_output=True, text=True, check=False, cwd="/")
+    if done.returncode:
+        raise CannotBuild(f"`go mod download {module}@{version}` ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return Path(json.loads(done.stdout)["Dir"])
 
 
 def _build(module: Module, program: str, into: Path) -> None:

@@ -25,6 +25,7 @@ PACKAGES = {
     "ip": "iproute2",
     "iptables": "iptables",
     "mmdebstrap": "mmdebstrap",
+    "redis-cli": "redis-tools",
     "redis-server": "redis-server",
     "runc": "runc",
 }

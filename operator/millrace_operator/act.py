@@ -7,52 +7,78 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from millrace_operator.cluster import Cluster, NameConflict, Observed
-from millrace_operator.connection import Forbidden, NamespaceEnds, Refused
-from millrace_operator.desired import origin
+from millrace_operator.connection import Forbidden, NamespaceEnds, NotFound, Refused
+from millrace_operator.desired import CHILD_KINDS, origin
 from millrace_operator.manifest import Manifest
+from millrace_operator.names import redis
 from millrace_operator.rollout import Rollout, Trouble, read_rollout
-from millrace_operator.status import CHILD_REFUSED, FORBIDDEN, INVALID_SPEC, NAME_CONFLICT
+from millrace_operator.status import CHILD_REFUSED, CRD_NOT_INSTALLED, FORBIDDEN, INVALID_SPEC, NAME_CONFLICT
+
+OPTIONAL = {kind.kind for kind in CHILD_KINDS if kind.optional}
 
 
 @dataclass(frozen=True)
 class Outcome:
     """The children as they now are, and what stood in the way."""
 
+    service: Manifest
     live: tuple[Manifest, ...]
     problems: tuple[Trouble, ...]
+    monitoring: Trouble | None
+    """What stood in the way of a child that nobody is served by."""
     pods: tuple[Manifest, ...]
 
     @property
     def deployment(self) -> Manifest | None:
-        return next((child for child in self.live if child["kind"] == "Deployment"), None)
+        """The server's."""
+        name = self.service["metadata"]["name"]
+        return next((child for child in self.live if (child["kind"], child["metadata"]["name"]) == ("Deployment", name)), None)
 
     @property
     def rollout(self) -> Rollout | None:
         return read_rollout(self.deployment, self.pods) if self.deployment else None
 
 
-async def act(cluster: Cluster, wish: Sequence[Manifest], seen: Observed) -> Outcome:
-    """Apply every child of the wish, delete those that are not in it. Raises ApiError."""
+async def act(cluster: Cluster, wish: Sequence[Manifest], seen: Observed, *, secret: Manifest | None = None) -> Outcome:
+    """Apply every child of the wish, delete those that are not in it. Raises ApiError.
+
+    `secret` is created, not applied, before its Redis; while it cannot be, Redis waits.
+    """
     live: list[Manifest] = []
     problems: list[Trouble] = []
-    for child in wish:
-        name = child["metadata"]["name"]
+    aside: list[Trouble] = []
+    if secret is not None:
         try:
-            live.append(await cluster.apply(child, seen.child(child["kind"], name)))
+            await cluster.create_secret(secret)
+        except NamespaceEnds:
+            raise
+        except (Refused, Forbidden) as error:
+            problems.append(_trouble("Secret", secret["metadata"]["name"], error))
+            waits = redis(seen.manifest["metadata"]["name"])
+            wish = [child for child in wish if child["metadata"]["name"] != waits]
+    for child in wish:
+        kind, name = child["kind"], child["metadata"]["name"]
+        if kind in seen.out_of_reach:
+            aside.append(_trouble(kind, name, seen.out_of_reach[kind]))
+            continue
+        try:
+            live.append(await cluster.apply(child, seen.child(kind, name)))
         except NamespaceEnds:
             raise
         except (NameConflict, Refused, Forbidden) as error:
-            problems.append(_trouble(child["kind"], name, error))
+            (aside if kind in OPTIONAL else problems).append(_trouble(kind, name, error))
     wanted = {(child["kind"], child["metadata"]["name"]) for child in wish}
     for child in seen.children:
         if (child["kind"], child["metadata"]["name"]) not in wanted and "deletionTimestamp" not in child["metadata"]:
             await cluster.prune(child)
-    return Outcome(tuple(live), tuple(problems), seen.pods)
+    return Outcome(seen.manifest, tuple(live), tuple(problems), next(iter(aside), None), seen.pods)
 
 
-def _trouble(kind: str, name: str, error: NameConflict | Refused | Forbidden) -> Trouble:
+def _trouble(kind: str, name: str, error: NameConflict | Refused | Forbidden | NotFound) -> Trouble:
     if isinstance(error, NameConflict):
         return Trouble(cause=NAME_CONFLICT, sentence=str(error), needs_a_human=True)
+    if isinstance(error, NotFound):
+        return Trouble(cause=CRD_NOT_INSTALLED, sentence=f"this cluster does not know the kind {kind}", needs_a_human=False)
     sentence = f"{kind} {name!r}: {error.message}"
     if isinstance(error, Refused):
         field = next(filter(None, (origin(kind, path) for path in error.fields)), None)

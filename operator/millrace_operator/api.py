@@ -32,6 +32,7 @@ from millrace_operator.fields import (
 )
 from millrace_operator.manifest import Manifest
 from millrace_operator.names import GROUP, MAX_NAME_LENGTH, PAUSED_ANNOTATION, RESERVED_SUFFIXES
+from millrace_operator.placement import SPREAD_KEYS, Affinity, SpreadConstraint
 from millrace_operator.source import HUB_PREFIX, MAX_SOURCE_LENGTH, REPOSITORY_PATTERN, SOURCE_PATTERN
 
 TARGET_SHARE_OF_SLOTS = 0.85
@@ -113,10 +114,22 @@ class Queue(Model):
 class Cache(Model):
     """Answers kept for equal requests."""
 
-    type: Literal["memory", "none"] = "memory"
-    """`memory` keeps answers in each replica; `none` computes every answer."""
+    type: Literal["memory", "redis", "none"] = "memory"
+    """`memory` keeps answers in each replica; `redis` in one place for all of them, a Redis of this service's own unless `urlSecret` names
+    another; `none` computes every answer."""
     ttl_seconds: Annotated[int, Field(ge=1, le=31_536_000)] = 3600
     """Seconds that an answer is kept."""
+    url_secret: ObjectName | None = None
+    """Secret of the same namespace that leads to a Redis of yours: `url` is `redis://:PASSWORD@HOST:6379/0`, or `rediss://` for TLS, and
+    `secret`, which may be missing, seals the answers (16 characters or more). Its edits reach replicas that start afterwards."""
+
+    rules: ClassVar = (
+        Rule(
+            cel="!has(self.urlSecret) || self.type == 'redis'",
+            message="urlSecret needs type redis; remove it or change spec.cache.type",
+            path=".urlSecret",
+        ),
+    )
 
 
 class Autoscaling(Model):
@@ -204,6 +217,21 @@ class ServiceSpec(Model):
     )
 
 
+class Monitoring(Model):
+    """How Prometheus finds the replicas."""
+
+    enabled: bool = True
+    """Make a ServiceMonitor, where the cluster knows that kind: `MonitoringReady` in the status says whether it does."""
+    labels: Annotated[
+        dict[LabelKey, LabelValue],
+        Field(
+            max_length=32,
+            json_schema_extra=validations(keys_are_labels("labels"), reserved_keys(f"{GROUP}/", "app.kubernetes.io/")),
+        ),
+    ] = Field(default_factory=dict)
+    """Labels of the ServiceMonitor, by which a Prometheus selects it: often `release: NAME`. Without them most ignore it in silence."""
+
+
 class Rollout(Model):
     """How replicas are replaced by an edit."""
 
@@ -256,6 +284,10 @@ class InferenceServiceSpec(Model):
     """Labels that a node must have."""
     tolerations: Annotated[tuple[Toleration, ...], Field(max_length=32, json_schema_extra=ATOMIC_LIST)] = ()
     """Taints that replicas accept. On `cuda` the taint named after the accelerator is accepted without saying."""
+    affinity: Affinity | None = None
+    """Near what replicas run."""
+    topology_spread_constraints: Annotated[tuple[SpreadConstraint, ...], Field(max_length=8, json_schema_extra=SPREAD_KEYS)] = ()
+    """How replicas are spread over nodes or zones."""
     priority_class_name: ObjectName | None = None
     """PriorityClass of the pods."""
     runtime_class_name: ObjectName | None = None
@@ -281,8 +313,13 @@ class InferenceServiceSpec(Model):
         ),
     ] = Field(default_factory=dict)
     """Further annotations of the pods."""
+    api_keys_secret: ObjectName | None = None
+    """Secret of the same namespace whose key `keys` is a file with the API keys that clients must have, a line each, as
+    `python -m millrace_server.keys new NAME` prints it. Its edits are followed while replicas run. Unset: nobody needs a key."""
     service: ServiceSpec = ServiceSpec()
     """The Service that clients call."""
+    monitoring: Monitoring = Monitoring()
+    """How Prometheus finds the replicas."""
     rollout: Rollout = Rollout()
     """How replicas are replaced by an edit."""
 

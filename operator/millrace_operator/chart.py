@@ -14,6 +14,17 @@ class Values(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True, use_attribute_docstrings=True)
 
 
+class RedisImage(Values):
+    """The Redis of services that want one (spec.cache.type: redis); nodes ask the registry as for the server's image."""
+
+    repository: Annotated[str, Field(min_length=1, max_length=512)] = "redis"
+    """Registry, if any, and name."""
+    tag: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$")] = "8-alpine"
+    """Must have `redis-server`, of version 6 or later, and `redis-cli`."""
+    digest: Annotated[str, Field(pattern=r"^(sha256:[a-f0-9]{64})?$")] = ""
+    """Pins the image; the tag is then left out."""
+
+
 class ImageValues(Values):
     """An image. Its tag is the chart's own version unless it is stated; a digest goes before."""
 
@@ -71,6 +82,8 @@ class ChartValues(Values):
     """The operator's image."""
     server_image: ServerImage = ServerImage()
     """The image of every replica, unless an InferenceService names its own."""
+    redis_image: RedisImage = RedisImage()
+    """The image of the Redis of services that want one."""
     image_pull_secrets: list[NamedObject] = []
     """Secrets of the release's namespace, for the operator's image."""
     replicas: Annotated[int, Field(ge=0, le=5)] = 1

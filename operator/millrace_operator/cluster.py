@@ -5,14 +5,23 @@ scale, status and deletions carry the version they were decided on, so that a wr
 """
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from millrace_operator.connection import APPLY, MERGE, METADATA_ONLY, Conflict, Connection, NotFound
+from millrace_operator.connection import APPLY, MERGE, METADATA_ONLY, AlreadyThere, Conflict, Connection, Forbidden, NotFound
 from millrace_operator.desired import CHILD_KINDS, ChildKind
 from millrace_operator.manifest import Manifest
-from millrace_operator.names import API_VERSION, FIELD_MANAGER, PLURAL, child_labels
+from millrace_operator.names import (
+    API_VERSION,
+    FIELD_MANAGER,
+    INSTANCE_LABEL,
+    MANAGED_BY_LABEL,
+    PLURAL,
+    child_labels,
+    instance_labels,
+)
 from millrace_operator.ownership import applied_fields, is_as_wished, owner_uid, owns, stamped
 from millrace_operator.workqueue import TokenBucket
 
@@ -33,11 +42,13 @@ class NameConflict(Exception):
 
 @dataclass(frozen=True)
 class Observed:
-    """One service as it is: its own manifest, the children it owns by UID, and its pods."""
+    """One service as it is: its own manifest, the children it owns by UID, and the server's pods."""
 
     manifest: Manifest
     children: tuple[Manifest, ...]
     pods: tuple[Manifest, ...]
+    out_of_reach: Mapping[str, NotFound | Forbidden] = field(default_factory=dict)
+    """Optional kinds that could not be listed, and why; the others' failure is the pass's."""
 
     def child(self, kind: str, name: str) -> Manifest | None:
         return next((child for child in self.children if child["kind"] == kind and child["metadata"]["name"] == name), None)
@@ -77,11 +88,39 @@ class Cluster:
             manifest = await self._get(_path(API_VERSION, PLURAL, namespace, name))
         except NotFound:
             return None
-        labels = ",".join(f"{label}={value}" for label, value in child_labels(name).items())
-        lists = await asyncio.gather(*(self._list(kind, namespace, labels) for kind in (*CHILD_KINDS, ChildKind("v1", "Pod", "pods"))))
+        out_of_reach: dict[str, NotFound | Forbidden] = {}
+
+        async def children_of(kind: ChildKind) -> list[Manifest]:
+            try:
+                return await self._list(kind, namespace, instance_labels(name))
+            except (NotFound, Forbidden) as error:
+                if not kind.optional:
+                    raise
+                out_of_reach[kind.kind] = error
+                return []
+
+        *lists, pods = await asyncio.gather(
+            *map(children_of, CHILD_KINDS),
+            self._list(ChildKind("v1", "Pod", "pods"), namespace, child_labels(name)),
+        )
         uid = manifest["metadata"]["uid"]
-        children = tuple(child for found in lists[:-1] for child in found if owner_uid(child) == uid)
-        return Observed(manifest, children, tuple(lists[-1]))
+        children = tuple(child for found in lists for child in found if owner_uid(child) == uid)
+        return Observed(manifest, children, tuple(pods), out_of_reach)
+
+    async def versions(self, kind: ChildKind, namespaces: Sequence[str]) -> dict[Key, frozenset[str]] | None:
+        """The resource versions of this kind's children, by service; None while its definition is missing. Raises ApiError."""
+        found: dict[Key, frozenset[str]] = {}
+        query = {"labelSelector": f"{MANAGED_BY_LABEL}={FIELD_MANAGER}", "resourceVersion": "0"}
+        for namespace in namespaces or ("",):
+            path = _path(kind.api_version, kind.plural, namespace)
+            try:
+                answer = await self._connection.get(path, query=query, accept=METADATA_ONLY, seconds=self._read_timeout)
+            except NotFound:
+                return None
+            for metadata in (item["metadata"] for item in answer["items"] or ()):
+                key = metadata["namespace"], metadata["labels"].get(INSTANCE_LABEL, "")
+                found[key] = found.get(key, frozenset()) | {metadata["resourceVersion"]}
+        return found
 
     async def apply(self, wish: Manifest, live: Manifest | None) -> Manifest:
         """Make it so, and return the live object. Nothing is sent when it is so already. Raises NameConflict, ApiError."""
@@ -94,6 +133,12 @@ class Cluster:
         if live is not None and owns(live, "spec", "replicas") and "replicas" not in wish["spec"]:
             await self._hand_over_replicas(live, path)
         return {**await self._apply(path, wish, manager=FIELD_MANAGER), "kind": wish["kind"], "apiVersion": wish["apiVersion"]}
+
+    async def create_secret(self, secret: Manifest) -> None:
+        """One that is there already stays as it is, and unread: the operator may only create them."""
+        metadata = secret["metadata"]
+        with contextlib.suppress(AlreadyThere):
+            await self._write("POST", _path("v1", "secrets", metadata["namespace"]), secret)
 
     async def prune(self, live: Manifest) -> None:
         """Delete a child that is no longer wanted, unless it is not ours or has changed since it was seen."""
@@ -132,9 +177,10 @@ class Cluster:
                 return found
             query = {"limit": PAGE, "continue": following}
 
-    async def _list(self, kind: ChildKind, namespace: str, labels: str) -> list[Manifest]:
+    async def _list(self, kind: ChildKind, namespace: str, labels: dict[str, str]) -> list[Manifest]:
         """Items of a list come without kind and apiVersion; they are put back."""
-        answer = await self._get(_path(kind.api_version, kind.plural, namespace), {"labelSelector": labels})
+        selector = ",".join(f"{label}={value}" for label, value in labels.items())
+        answer = await self._get(_path(kind.api_version, kind.plural, namespace), {"labelSelector": selector})
         return [{"apiVersion": kind.api_version, "kind": kind.kind, **item} for item in answer["items"] or ()]
 
     async def _read_ours(self, wish: Manifest, path: str) -> Manifest | None:

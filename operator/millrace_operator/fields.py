@@ -46,9 +46,9 @@ ATOMIC_LIST = {"x-kubernetes-list-type": "atomic"}
 """A list that server-side apply replaces as a whole."""
 
 
-def list_map(key: str) -> dict[str, Any]:
-    """A list of objects that server-side apply merges by `key`, which is unique."""
-    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
+def list_map(*keys: str) -> dict[str, Any]:
+    """A list of objects that server-side apply merges by `keys`, which together are unique."""
+    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": list(keys)}
 
 
 def text(pattern: str, message: str, *, at_most: int, at_least: int = 1) -> Any:  # noqa: ANN401 - pydantic's own Field has this type

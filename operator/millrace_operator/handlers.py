@@ -13,7 +13,8 @@ from millrace_operator.connection import configuration, token
 from millrace_operator.desired import CHILD_KINDS, ChildKind
 from millrace_operator.names import FIELD_MANAGER, GROUP, INSTANCE_LABEL, MANAGED_BY_LABEL, PLURAL, VERSION
 
-WATCHED_BY_LABEL = (*CHILD_KINDS, ChildKind("v1", "Pod", "pods"))
+# Not the optional kinds: kopf never looks for a definition that was missing at its start, and ends with one that goes.
+WATCHED_BY_LABEL = (*(kind for kind in CHILD_KINDS if not kind.optional), ChildKind("v1", "Pod", "pods"))
 
 
 class EndlessBackoff:

@@ -17,12 +17,13 @@ from collections.abc import Coroutine
 from millrace_operator.autoscale import Tempo
 from millrace_operator.cluster import Cluster, Key
 from millrace_operator.connection import ApiError, Conflict, Connection, NamespaceEnds, NotFound, configuration
-from millrace_operator.desired import Images
+from millrace_operator.desired import Platform
 from millrace_operator.handlers import watch
 from millrace_operator.lease import Leadership, LeaseObject, NotLeader, Term
 from millrace_operator.load import LoadMonitor, LoadReader
 from millrace_operator.metrics import Metrics
 from millrace_operator.names import LEASE
+from millrace_operator.optional_kinds import OptionalKinds
 from millrace_operator.probes import Probes
 from millrace_operator.reconcile import Reconciler
 from millrace_operator.settings import OperatorSettings
@@ -79,8 +80,20 @@ class Operator:
             report_interval=settings.load_report_interval,
             call=self._queue.add,
         )
-        images = Images(server=settings.server_image, pull_policy=settings.server_image_pull_policy)
-        self._reconciler = Reconciler(cluster=self._cluster, monitor=self._monitor, images=images, now=_now)
+        platform = Platform(
+            server_image=settings.server_image,
+            redis_image=settings.redis_image,
+            operator_namespace=settings.lease_namespace,
+            pull_policy=settings.server_image_pull_policy,
+        )
+        self._optional_kinds = OptionalKinds(
+            self._cluster,
+            namespaces=settings.namespaces,
+            interval=settings.optional_interval,
+            changed=self._queue.add,
+            came_or_went=self._add_all,
+        )
+        self._reconciler = Reconciler(cluster=self._cluster, monitor=self._monitor, platform=platform, now=_now)
         self._metrics = Metrics(
             leads=lambda: self._leadership.leads, depth=lambda: self._queue.schedule.depth, waited=lambda: self._queue.waited
         )
@@ -106,7 +119,7 @@ class Operator:
         workers = asyncio.create_task(self._queue.run(self._settings.workers))
         keeping = asyncio.create_task(self._leadership.keep())
         try:
-            if await self._first_of(workers, keeping, self._resync(), self._monitor.run(), self._watch()):
+            if await self._first_of(workers, keeping, self._resync(), self._monitor.run(), self._optional_kinds.run(), self._watch()):
                 logger.error("a part that never ends has ended; the process ends with it")
         finally:
             self._queue.stop()
@@ -172,6 +185,10 @@ class Operator:
         self._listed.set()
         self._metrics.services.set(len(present))
         self._metrics.full_list.set(self._listed_at)
+
+    def _add_all(self) -> None:
+        for key in self._known:
+            self._queue.add(key)
 
     async def _next_list_is_full(self) -> bool:
         try:

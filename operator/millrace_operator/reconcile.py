@@ -1,5 +1,6 @@
 """One pass over one InferenceService: look, decide, act, report. Always the whole wish, never "what changed"."""
 
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -7,8 +8,10 @@ from millrace_operator import status
 from millrace_operator.act import Outcome, act
 from millrace_operator.api import AutoscalingStatus, InferenceService, InferenceServiceStatus, InvalidService, parse
 from millrace_operator.cluster import Cluster, Key, Observed
-from millrace_operator.desired import Images, children
+from millrace_operator.desired import Platform, children, redis_secret, runs_redis
 from millrace_operator.load import LoadMonitor, subject
+from millrace_operator.manifest import Manifest
+from millrace_operator.names import redis
 from millrace_operator.workqueue import RetryLater
 
 
@@ -16,7 +19,7 @@ from millrace_operator.workqueue import RetryLater
 class Reconciler:
     cluster: Cluster
     monitor: LoadMonitor
-    images: Images
+    platform: Platform
     now: Callable[[], str]
     """RFC 3339, for people; nothing is decided by it."""
 
@@ -36,12 +39,16 @@ class Reconciler:
             self.monitor.forget(key)
             await self._report(key, seen, status.report_paused(service, now=self.now()))
             return
-        outcome = await act(self.cluster, children(service, images=self.images), seen)
+        outcome = await act(self.cluster, children(service, platform=self.platform), seen, secret=_first_secret(service, seen))
         words = await self._scale(key, service, outcome)
-        facts = status.Facts(service=service, rollout=outcome.rollout, problems=outcome.problems, autoscaling=words)
+        facts = status.Facts(
+            service=service, rollout=outcome.rollout, problems=outcome.problems, monitoring=outcome.monitoring, autoscaling=words
+        )
         await self._report(key, seen, status.report(facts, now=self.now()))
-        if outcome.problems:
-            raise RetryLater(outcome.problems[0].sentence)
+        for trouble in (*outcome.problems, outcome.monitoring):
+            # A definition that comes is noticed by itself.
+            if trouble is not None and trouble.cause != status.CRD_NOT_INSTALLED:
+                raise RetryLater(trouble.sentence)
 
     async def _scale(self, key: Key, service: InferenceService, outcome: Outcome) -> AutoscalingStatus | None:
         if service.spec.autoscaling.mode == "None" or outcome.deployment is None or outcome.rollout is None:
@@ -58,3 +65,10 @@ class Reconciler:
         if (wish := status.as_manifest(report)) != seen.manifest.get("status"):
             await self.cluster.write_status(seen.manifest, wish)
             self.monitor.told(key)
+
+
+def _first_secret(service: InferenceService, seen: Observed) -> Manifest | None:
+    """Only before there is a Redis: the operator cannot look whether the Secret is there, and creates it in vain at most once per Redis."""
+    if not runs_redis(service) or seen.child("Deployment", redis(service.name)):
+        return None
+    return redis_secret(service, password=secrets.token_hex(32), seal=secrets.token_hex(32))

@@ -26,6 +26,8 @@ class OperatorSettings(Settings):
     server_image_pull_policy: str = Field(
         default="IfNotPresent", alias="MILLRACE_SERVER_IMAGE_PULL_POLICY", pattern="^(Always|IfNotPresent|Never)$"
     )
+    redis_image: str = Field(default="redis:8-alpine", alias="MILLRACE_REDIS_IMAGE", min_length=1)
+    """Image of the Redis that a service with `spec.cache.type: redis` gets; it holds `redis-server` and `redis-cli`."""
     namespaces: Annotated[tuple[str, ...], BeforeValidator(_words)] = Field(default=(), alias="MILLRACE_NAMESPACES")
     """Namespaces to serve, separated by commas. Empty: all of them, which needs a ClusterRole."""
     identity: str = Field(default_factory=socket.gethostname, alias="POD_NAME", min_length=1)
@@ -63,6 +65,8 @@ class OperatorSettings(Settings):
     """Between two steps up."""
     scale_down_interval: Seconds = Field(default=60, alias="MILLRACE_SCALE_DOWN_SECONDS")
     """Between two steps down."""
+    optional_interval: Seconds = Field(default=5, alias="MILLRACE_OPTIONAL_INTERVAL_SECONDS")
+    """Between two looks for kinds that may be missing, such as ServiceMonitor, and for what became of the children of these kinds."""
     log_level: str = Field(default="INFO", alias="MILLRACE_LOG_LEVEL", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
 
     @model_validator(mode="after")

@@ -33,6 +33,8 @@ FORBIDDEN = "Forbidden"
 MODEL_LOADED = "Loaded"
 MODEL_LOADING = "Loading"
 FOLLOWING_LOAD = "FollowingLoad"
+CRD_NOT_INSTALLED = "CRDNotInstalled"
+MONITORED = "ServiceMonitorApplied"
 NOT_SCALING = ("MetricsUnavailable", "NoReadyReplicas")
 
 NEXT_STEP = {
@@ -40,6 +42,7 @@ NEXT_STEP = {
     INVALID_SPEC: "Correct the field; what runs is left as it is.",
     CHILD_REFUSED: "If the value comes from a field of this service, correct it there; else this is a defect: please report it.",
     FORBIDDEN: "Grant the permission or lift the policy; it is tried again by itself.",
+    CRD_NOT_INSTALLED: "Install the Prometheus operator, or set spec.monitoring.enabled to false; the service itself lacks nothing.",
     "QuotaExceeded": "Raise the quota or ask for less; it is tried again by itself.",
     "PodsRefused": "The cluster's policy refuses the pods; it is tried again by itself.",
     "ImagePullBackOff": "Correct spec.image or spec.model.source, or name the registry's credentials in spec.imagePullSecrets.",
@@ -69,6 +72,8 @@ class Facts:
     service: InferenceService
     rollout: Rollout | None
     problems: tuple[Trouble, ...] = ()
+    monitoring: Trouble | None = None
+    """What keeps Prometheus from finding the replicas; none of the other conditions looks at it."""
     autoscaling: AutoscalingStatus | None = None
 
     @property
@@ -172,6 +177,8 @@ def _answers(facts: Facts) -> list[Answer]:
     answers = [] if facts.stepping else [_ready(facts), _reconciling(facts), _stalled(facts), _model_loaded(facts)]
     if facts.autoscaling is not None:
         answers.append(_scaling_active(facts.autoscaling))
+    if facts.service.spec.monitoring.enabled:
+        answers.append(_monitoring_ready(facts))
     return answers
 
 
@@ -225,6 +232,13 @@ def _scaling_active(words: AutoscalingStatus) -> Answer:
     if cause in NOT_SCALING:
         return Answer("ScalingActive", "False", cause, sentence)
     return Answer("ScalingActive", "True", FOLLOWING_LOAD)
+
+
+def _monitoring_ready(facts: Facts) -> Answer:
+    if facts.monitoring is not None:
+        return Answer("MonitoringReady", "False", facts.monitoring.cause, _sentence(facts.monitoring))
+    unlabelled = "a Prometheus that selects by labels ignores the ServiceMonitor; see spec.monitoring.labels"
+    return Answer("MonitoringReady", "True", MONITORED, "" if facts.service.spec.monitoring.labels else unlabelled)
 
 
 def _sentence(trouble: Trouble) -> str:

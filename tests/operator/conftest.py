@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cluster.control_plane import ControlPlane
-from operators import FAST, Api, Process
+from operators import FAST, Api, Process, install_service_monitors, remove_service_monitors
 from services import CHECKOUT
 
 
@@ -27,6 +27,14 @@ def api(control_plane: ControlPlane) -> Iterator[Api]:
     yield result
     result.client.close()
     control_plane.kubectl("delete", "namespace", namespace, "--wait=false", "--ignore-not-found")
+
+
+@pytest.fixture
+def service_monitors(control_plane: ControlPlane) -> Iterator[None]:
+    """The cluster knows ServiceMonitors."""
+    install_service_monitors(control_plane)
+    yield
+    remove_service_monitors(control_plane)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from millrace_operator.api import InferenceServiceSpec
 from millrace_operator.chart import ChartValues
 from millrace_operator.desired import CHILD_KINDS
 from millrace_operator.manifest import Manifest
-from millrace_operator.names import GROUP, LEASE, PLURAL
+from millrace_operator.names import GROUP, LEASE, OPERATOR_LABELS, PLURAL
 from millrace_operator.settings import OperatorSettings
 from operators import FAST, Process, eventually
 from services import CHECKOUT
@@ -65,6 +65,12 @@ def test_versions_agree_everywhere() -> None:
     assert environment(operator())["MILLRACE_SERVER_IMAGE"] == f"millrace/server:{version}"
 
 
+def test_the_chart_and_the_operator_agree_on_the_image_of_redis() -> None:
+    assert environment(operator())["MILLRACE_REDIS_IMAGE"] == OperatorSettings.model_fields["redis_image"].default
+    pinned = environment(operator("redisImage.repository=host:5000/redis", f"redisImage.digest={DIGEST}"))
+    assert pinned["MILLRACE_REDIS_IMAGE"] == f"host:5000/redis@{DIGEST}"
+
+
 @pytest.mark.parametrize(
     ("value", "says"),
     [
@@ -96,6 +102,12 @@ def test_the_operator_understands_every_variable_that_the_chart_sets() -> None:
     assert settings.log_level == "DEBUG"
 
 
+def test_the_operator_is_labelled_as_the_network_policies_of_its_services_know_it() -> None:
+    for everything in (render(), render("watchNamespaces={a}")):
+        (deployment,) = of_kind("Deployment", everything)
+        assert OPERATOR_LABELS.items() <= deployment["spec"]["template"]["metadata"]["labels"].items()
+
+
 def test_the_chart_probes_the_port_that_the_operator_listens_on() -> None:
     (container,) = operator()["containers"]
     (port,) = container["ports"]
@@ -105,14 +117,14 @@ def test_the_chart_probes_the_port_that_the_operator_listens_on() -> None:
 
 def test_the_operator_may_do_what_a_pass_does_and_nothing_else() -> None:
     (role,) = [role for role in of_kind("ClusterRole", render()) if role["metadata"]["name"] == "millrace-operator"]
-    needed = {
-        (kind.api_version.rpartition("/")[0], kind.plural): {"get", "list", "watch", "create", "patch", "delete"} for kind in CHILD_KINDS
-    }
+    write = {"get", "list", "create", "patch", "delete"}
+    needed = {(kind.api_version.rpartition("/")[0], kind.plural): write | (set() if kind.optional else {"watch"}) for kind in CHILD_KINDS}
     needed |= {
         (GROUP, PLURAL): {"get", "list", "watch"},
         (GROUP, f"{PLURAL}/status"): {"update"},
         ("apps", "deployments/scale"): {"patch"},
         ("", "pods"): {"list", "watch"},
+        ("", "secrets"): {"create"},
     }
     assert grants(role) == needed
 
@@ -231,14 +243,14 @@ def can_i(apiserver: ControlPlane, *question: str) -> bool:
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() == "yes"
 
 
-def test_the_api_server_grants_a_pass_but_no_secret_and_no_spec(apiserver: ControlPlane) -> None:
+def test_the_api_server_grants_a_pass_but_no_look_at_a_secret_and_no_spec(apiserver: ControlPlane) -> None:
     apiserver.kubectl("apply", "-f", str(CHECKOUT / "manifests/install.yaml"))
     assert can_i(apiserver, "patch", "deployments.apps", "-n", "default")
     assert can_i(apiserver, "update", f"{PLURAL}.{GROUP}", "--subresource=status", "-n", "default")
     assert can_i(apiserver, "update", f"leases.coordination.k8s.io/{LEASE}", "-n", generate.INSTALL_NAMESPACE)
     assert not can_i(apiserver, "update", "leases.coordination.k8s.io/of-somebody-else", "-n", generate.INSTALL_NAMESPACE)
     assert not can_i(apiserver, "update", f"leases.coordination.k8s.io/{LEASE}", "-n", "default")
-    for verb in ("get", "list", "watch", "create"):
+    for verb in ("get", "list", "watch", "update", "patch", "delete"):
         assert not can_i(apiserver, verb, "secrets", "-n", "default")
     for verb in ("create", "update", "patch", "delete"):
         assert not can_i(apiserver, verb, f"{PLURAL}.{GROUP}", "-n", "default")

@@ -21,7 +21,8 @@ from millrace_operator.desired import CHILD_KINDS, children
 from millrace_operator.generate import yaml_text
 from millrace_operator.manifest import Manifest
 from millrace_operator.names import API_VERSION, KIND, PLURAL
-from services import CHECKOUT, EXAMPLES, IMAGES, example, manifest, specs
+from operators import install_service_monitors, remove_service_monitors
+from services import CHECKOUT, EXAMPLES, PLATFORM, example, manifest, specs
 
 NAMESPACE = "crd"
 STRICT = {"dryRun": "All", "fieldValidation": "Strict"}
@@ -36,8 +37,10 @@ def api(apiserver: ControlPlane) -> Iterator[httpx.Client]:
         apply(client, f"{definition}/{crd()['metadata']['name']}", crd())
         metadata = {"name": NAMESPACE, "labels": RESTRICTED}
         apply(client, f"/api/v1/namespaces/{NAMESPACE}", {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
+        install_service_monitors(apiserver)
         wait_until(partial(serves, client), "the CRD is established", seconds=30)
         yield client
+        remove_service_monitors(apiserver)
 
 
 def apply(client: httpx.Client, path: str, body: Manifest) -> None:
@@ -95,7 +98,66 @@ def both(resource: str, request: object, limit: object) -> Manifest:
     return {"resources": {"requests": {resource: request}, "limits": {resource: limit}}}
 
 
+REQUIRED, PREFERRED = "requiredDuringSchedulingIgnoredDuringExecution", "preferredDuringSchedulingIgnoredDuringExecution"
+NODE_PLACES = (
+    (f"{REQUIRED}.nodeSelectorTerms[].matchExpressions[]", lambda each: {REQUIRED: {"nodeSelectorTerms": [{"matchExpressions": [each]}]}}),
+    (f"{PREFERRED}[].preference.matchExpressions[]", lambda each: {PREFERRED: [{"weight": 1, "preference": {"matchExpressions": [each]}}]}),
+)
+POD_PLACES = (
+    (f"{REQUIRED}[]", lambda term: {REQUIRED: [term]}),
+    (f"{PREFERRED}[].podAffinityTerm", lambda term: {PREFERRED: [{"weight": 1, "podAffinityTerm": term}]}),
+)
+
+
+def node_cases() -> Iterator[Case]:
+    good: Manifest = {"key": "zone", "operator": "In", "values": ["a"]}
+    for place, built in NODE_PLACES:
+        for field, says, bad in (
+            (".key", "must be [PREFIX/]NAME", {**good, "key": "a b"}),
+            (".values", "In and NotIn need values", {**good, "values": []}),
+            (".values", "Gt and Lt one whole number", {**good, "operator": "Gt"}),
+            (".values", "Exists and DoesNotExist have none", {**good, "operator": "Exists"}),
+            (".values[]", LABEL_VALUE, {**good, "values": ["a b"]}),
+        ):
+            path = f"spec.affinity.nodeAffinity.{place}{field}"
+            accepted, refused = ({"affinity": {"nodeAffinity": built(each)}} for each in (good, bad))
+            yield Case(path, says, accepted, refused, path.replace("[]", "[0]"))
+
+
+def pod_cases() -> Iterator[Case]:
+    good: Manifest = {"labelSelector": {"matchLabels": {"a": "b"}}, "topologyKey": "zone"}
+
+    def selects(**selector: Any) -> Manifest:  # noqa: ANN401 - fields as in YAML
+        return {**good, "labelSelector": selector}
+
+    def compares(**expression: Any) -> Manifest:  # noqa: ANN401 - fields as in YAML
+        return selects(matchExpressions=[{"key": "a", "operator": "In", "values": ["b"], **expression}])
+
+    for side in ("podAffinity", "podAntiAffinity"):
+        for place, built in POD_PLACES:
+            for field, says, bad in (
+                (".topologyKey", "must be [PREFIX/]NAME", {**good, "topologyKey": "a b"}),
+                (".labelSelector.matchLabels", "keys of matchLabels", selects(matchLabels={"a b": "c"})),
+                (".labelSelector.matchLabels.*", LABEL_VALUE, selects(matchLabels={"a": "b c"})),
+                (".labelSelector.matchExpressions[].key", "must be [PREFIX/]NAME", compares(key="a b")),
+                (".labelSelector.matchExpressions[].values", "In and NotIn need values", compares(operator="Exists")),
+                (".labelSelector.matchExpressions[].values[]", LABEL_VALUE, compares(values=["b c"])),
+            ):
+                path = f"spec.affinity.{side}.{place}{field}"
+                accepted, refused = ({"affinity": {side: built(each)}} for each in (good, bad))
+                yield Case(path, says, accepted, refused, path.replace("[]", "[0]").replace(".*", "[a]"))
+
+
 CASES = [
+    *node_cases(),
+    *pod_cases(),
+    Case(
+        "spec.topologySpreadConstraints[].topologyKey",
+        "must be [PREFIX/]NAME",
+        {"topologySpreadConstraints": [{"topologyKey": "topology.kubernetes.io/zone"}]},
+        {"topologySpreadConstraints": [{"topologyKey": "a b"}]},
+        "spec.topologySpreadConstraints[0].topologyKey",
+    ),
     Case("spec.model.name", MODEL_NAME, model(name="Qwen/Qwen2.5-0.5B"), model(name="$(whoami)")),
     Case("spec.model.name", "without spec.model.source", model(name="a:b", source="pvc://claim"), model(name="a:b")),
     Case("spec.model.source", "must be hf://REPOSITORY", model(source="hf://a/b@main"), model(source="https://example.com")),
@@ -137,6 +199,18 @@ CASES = [
         "never exceeded",
         {"autoscaling": {"targetPerReplica": 8}, "batching": {"maxSize": 8}, "queue": {"maxSize": 1}},
         {"autoscaling": {"targetPerReplica": 8}, "batching": {"maxSize": 8}, "queue": {"maxSize": 0}},
+    ),
+    Case(
+        "spec.cache.urlSecret",
+        OBJECT_NAME,
+        {"cache": {"type": "redis", "urlSecret": "shared-redis"}},
+        {"cache": {"type": "redis", "urlSecret": "redis://host"}},
+    ),
+    Case(
+        "spec.cache.urlSecret",
+        "needs type redis",
+        {"cache": {"type": "redis", "urlSecret": "shared-redis"}},
+        {"cache": {"urlSecret": "shared-redis"}},
     ),
     *(
         Case(f"spec.resources.{part}.{resource}", said, amount(part, resource, good), amount(part, resource, bad))
@@ -213,6 +287,26 @@ CASES = [
         "must not begin with",
         {"podAnnotations": {"kubernetes.io/x": ""}},
         {"podAnnotations": {"container.apparmor.security.beta.kubernetes.io/server": "unconfined"}},
+    ),
+    Case("spec.apiKeysSecret", OBJECT_NAME, {"apiKeysSecret": "team-keys"}, {"apiKeysSecret": "team/keys"}),
+    Case(
+        "spec.monitoring.labels",
+        "keys of labels",
+        {"monitoring": {"labels": {"release": "prometheus"}}},
+        {"monitoring": {"labels": {"a b": "c"}}},
+    ),
+    Case(
+        "spec.monitoring.labels",
+        "must not begin with",
+        {"monitoring": {"labels": {"example.com/prometheus": "a"}}},
+        {"monitoring": {"labels": {"app.kubernetes.io/managed-by": "a"}}},
+    ),
+    Case(
+        "spec.monitoring.labels.*",
+        LABEL_VALUE,
+        {"monitoring": {"labels": {"release": "prometheus"}}},
+        {"monitoring": {"labels": {"release": "a b"}}},
+        "spec.monitoring.labels[release]",
     ),
     Case(
         "spec.service.annotations", "keys of annotations", {"service": {"annotations": {"a": ""}}}, {"service": {"annotations": {"": "a"}}}
@@ -317,6 +411,8 @@ def test_every_number_string_list_and_map_of_the_spec_is_bounded() -> None:
         ({"device": "tpu"}, "spec.device"),
         ({"cache": {"type": "disk"}}, "spec.cache.type"),
         ({"imagePullSecrets": [{"name": "a"}, {"name": "a"}]}, "spec.imagePullSecrets[1]"),
+        ({"topologySpreadConstraints": [{"topologyKey": "a"}, {"topologyKey": "a", "maxSkew": 2}]}, "spec.topologySpreadConstraints[1]"),
+        ({"affinity": {"nodeAffinity": {REQUIRED: {"nodeSelectorTerms": []}}}}, f"spec.affinity.nodeAffinity.{REQUIRED}.nodeSelectorTerms"),
         (model(name=""), "spec.model.name"),
         ({"model": {}}, "spec.model.name"),
         ({"queue": {"maxSize": "many"}}, "spec.queue.maxSize"),
@@ -346,6 +442,7 @@ def test_defaults_are_visible_in_the_stored_object(api: httpx.Client) -> None:
         "autoscaling": {"mode": "Embedded", "minReplicas": 1, "maxReplicas": 4},
         "resources": {"requests": {}, "limits": {}},
         "service": {"type": "ClusterIP"},
+        "monitoring": {"enabled": True},
         "rollout": {},
     }
     assert created["status"] == {"observedGeneration": -1}
@@ -368,18 +465,18 @@ def post(client: httpx.Client, child: Manifest, *, plural: str) -> httpx.Respons
 
 
 def assert_children_are_accepted(client: httpx.Client, accepted: Manifest) -> None:
-    """Every child, and a pod of the template, whose security only then is judged."""
+    """Every child, and a pod of each template, whose security only then is judged."""
     plurals = {kind.kind: kind.plural for kind in CHILD_KINDS}
-    wish = children(parse(accepted), images=IMAGES)
+    wish = children(parse(accepted), platform=PLATFORM)
     for child in wish:
         answer = post(client, child, plural=plurals[child["kind"]])
         assert answer.status_code == httpx.codes.CREATED, answer.text
         assert "warning" not in answer.headers, answer.headers["warning"]
-    template = wish[-1]["spec"]["template"]
-    spec = {key: value for key, value in template["spec"].items() if key not in ("priorityClassName", "runtimeClassName")}
-    metadata = {**template["metadata"], "name": "pod"}
-    answer = post(client, {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}, plural="pods")
-    assert answer.status_code == httpx.codes.CREATED, answer.text
+    for template in (child["spec"]["template"] for child in wish if child["kind"] == "Deployment"):
+        spec = {key: value for key, value in template["spec"].items() if key not in ("priorityClassName", "runtimeClassName")}
+        metadata = {**template["metadata"], "name": "pod"}
+        answer = post(client, {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}, plural="pods")
+        assert answer.status_code == httpx.codes.CREATED, answer.text
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -10,14 +10,14 @@ import pytest
 from millrace_operator.api import parse
 from millrace_operator.desired import children
 from millrace_operator.generate import yaml_text
-from services import CHECKOUT, EXAMPLES, IMAGES, example, stored
+from services import CHECKOUT, EXAMPLES, PLATFORM, example, stored
 
 GOLDEN = CHECKOUT / "tests/golden"
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_children_of_an_example_are_as_reviewed(name: str) -> None:
-    text = yaml_text(*children(parse(stored(example(name))), images=IMAGES))
+    text = yaml_text(*children(parse(stored(example(name))), platform=PLATFORM))
     file = GOLDEN / f"{name}.yaml"
     if os.environ.get("GOLDEN") == "write":
         file.write_text(text)

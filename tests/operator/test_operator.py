@@ -24,7 +24,7 @@ def test_an_applied_service_gets_its_children_and_a_status(api: Api, shared_oper
     assert api.condition("Ready") == ("False", "Starting")
     assert api.condition("Reconciling") == ("True", "Starting")
     assert status["url"] == f"http://chat.{api.namespace}.svc"
-    for kind, name in (("deployments", "chat"), ("services", "chat"), ("services", "chat-metrics")):
+    for kind, name in (("deployments", "chat"), ("poddisruptionbudgets", "chat"), ("services", "chat"), ("services", "chat-metrics")):
         child = api.get(kind, name)
         assert child is not None
         assert [owner["uid"] for owner in child["metadata"]["ownerReferences"]] == [uid]
@@ -32,10 +32,27 @@ def test_an_applied_service_gets_its_children_and_a_status(api: Api, shared_oper
     assert "annotations" not in api.service()["metadata"]
 
 
-@pytest.mark.parametrize(("kind", "name"), [("deployments", "chat"), ("services", "chat"), ("services", "chat-metrics")])
+CHILDREN = [
+    ("deployments", "chat"),
+    ("deployments", "chat-redis"),
+    ("networkpolicies", "chat"),
+    ("networkpolicies", "chat-redis"),
+    ("poddisruptionbudgets", "chat"),
+    ("services", "chat"),
+    ("services", "chat-metrics"),
+    ("services", "chat-redis"),
+]
+REDIS = {"type": "redis"}
+
+
+def has_children(api: Api) -> bool:
+    return all(api.has(*child) for child in CHILDREN) and api.is_complete()
+
+
+@pytest.mark.parametrize(("kind", "name"), CHILDREN)
 def test_a_deleted_child_comes_back(api: Api, shared_operator: Process, kind: str, name: str) -> None:
-    api.create(cpu_service())
-    eventually(api.is_complete, "children exist")
+    api.create(cpu_service(cache=REDIS))
+    eventually(lambda: has_children(api), "children exist")
     child = api.get(kind, name)
     assert child is not None
     began = time.monotonic()
@@ -82,30 +99,44 @@ def test_a_label_that_is_taken_away_is_put_back(api: Api, shared_operator: Proce
     eventually(label, "the label is back")
 
 
-def test_a_foreign_object_with_a_child_s_name_is_never_adopted(api: Api, shared_operator: Process) -> None:
-    foreign = {"metadata": {"name": "chat"}, "spec": {"ports": [{"port": 1}], "selector": {"app": "theirs"}}}
-    assert api.client.post(api.path("services", ""), json={"apiVersion": "v1", "kind": "Service", **foreign}).status_code == 201
-    api.create(cpu_service())
+FOREIGN_PODS = {"selector": {"matchLabels": {"app": "theirs"}}}
+FOREIGN_TEMPLATE = {"metadata": {"labels": {"app": "theirs"}}, "spec": {"containers": [{"name": "x", "image": "x"}]}}
+FOREIGN = {
+    "deployments": ("apps/v1", "Deployment", {**FOREIGN_PODS, "template": FOREIGN_TEMPLATE}),
+    "networkpolicies": ("networking.k8s.io/v1", "NetworkPolicy", {"podSelector": {"matchLabels": {"app": "theirs"}}}),
+    "poddisruptionbudgets": ("policy/v1", "PodDisruptionBudget", {**FOREIGN_PODS, "maxUnavailable": 0}),
+    "services": ("v1", "Service", {"ports": [{"port": 1}], "selector": {"app": "theirs"}}),
+}
+"""What somebody else made: plural → apiVersion, kind, spec."""
+
+
+@pytest.mark.parametrize(("kind", "name"), CHILDREN)
+def test_a_foreign_object_with_a_child_s_name_is_never_adopted(api: Api, shared_operator: Process, kind: str, name: str) -> None:
+    version, written_kind, spec = FOREIGN[kind]
+    foreign = {"apiVersion": version, "kind": written_kind, "metadata": {"name": name}, "spec": spec}
+    made = api.client.post(api.path(kind, ""), json=foreign)
+    assert made.status_code == 201, made.text
+    api.create(cpu_service(cache=REDIS))
     eventually(lambda: api.condition("Stalled") == ("True", "NameConflict"), "the conflict is told")
-    assert api.has("deployments", "chat"), "the other children are made"
-    live = api.get("services", "chat")
+    assert f"{written_kind} {name!r} exists and does not belong to this InferenceService" in api.message("Stalled")
+    assert all(api.has(*child) for child in CHILDREN), "the other children are made"
+    live = api.get(kind, name)
     assert live is not None
-    assert live["spec"]["selector"] == {"app": "theirs"}
+    assert live["spec"] == made.json()["spec"]
     assert "ownerReferences" not in live["metadata"]
-    api.delete(api.path("services", "chat"))
+    api.delete(api.path(kind, name))
     eventually(lambda: api.condition("Stalled")[0] == "False", "it heals without an edit")
-    assert api.has("services", "chat")
+    assert api.has(kind, name)
 
 
 def test_a_deleted_service_takes_its_children_along(api: Api, shared_operator: Process) -> None:
-    api.create(cpu_service())
-    eventually(api.is_complete, "children exist")
+    api.create(cpu_service(cache=REDIS))
+    eventually(lambda: has_children(api), "children exist")
+    secret = f"chat-redis-{api.service()['metadata']['uid'][:8]}"
     api.delete(f"{api.root}/chat")
-    eventually(
-        lambda: not any(api.has(*child) for child in (("deployments", "chat"), ("services", "chat"), ("services", "chat-metrics"))),
-        "the children are collected",
-        seconds=40,
-    )
+    everything = [*CHILDREN, ("secrets", secret)]
+    # Kubernetes' collector looks for new definitions, such as ours, every 30 s, and is patient with what it does not know yet.
+    eventually(lambda: not any(api.has(*child) for child in everything), "the children are collected", seconds=120)
 
 
 def test_a_service_that_is_deleted_and_made_again_gets_children_of_its_own(api: Api, shared_operator: Process) -> None:
@@ -162,6 +193,32 @@ def test_the_count_stays_when_its_owner_changes(api: Api, shared_operator: Proce
     assert set(seen) == {3}
     api.edit({"spec": {"replicas": 2}})
     eventually(lambda: api.is_replicas(2), "a fixed count again")
+
+
+def test_scaling_the_service_itself_scales_its_deployment(api: Api, shared_operator: Process) -> None:
+    """As `kubectl scale infsvc/chat` does, and an HPA that is pointed at it."""
+    api.create(cpu_service(autoscaling={"mode": "None"}, replicas=1))
+    eventually(lambda: api.is_replicas(1), "the fixed count")
+    api.patch(f"{api.root}/chat/scale", {"spec": {"replicas": 4}})
+    eventually(lambda: api.is_replicas(4), "the count of the scale subresource")
+    eventually(lambda: api.client.get(f"{api.root}/chat/scale").json()["status"]["replicas"] == 4, "the scale tells the count")
+    selector = api.client.get(f"{api.root}/chat/scale").json()["status"]["selector"]
+    deployment = api.get("deployments", "chat")
+    assert deployment is not None
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert {label: labels[label] for label in (pair.split("=")[0] for pair in selector.split(","))} == dict(
+        pair.split("=") for pair in selector.split(",")
+    )
+
+
+def test_mode_none_from_the_start_leaves_the_count_to_kubernetes_and_to_others(api: Api, shared_operator: Process) -> None:
+    api.create(cpu_service(autoscaling={"mode": "None"}))
+    eventually(api.is_complete, "children exist")
+    assert api.is_replicas(1)
+    api.patch(f"{api.path('deployments', 'chat')}/scale", {"spec": {"replicas": 0}}, manager="hpa")
+    api.edit({"spec": {"image": "other:1"}})
+    eventually(lambda: api.image() == "other:1", "an edit is applied")
+    assert api.is_replicas(0)
 
 
 def test_a_misspelt_field_of_a_child_is_refused(api: Api) -> None:

@@ -7,15 +7,19 @@ from collections.abc import Callable
 
 import pytest
 
+from millrace_operator.manifest import Manifest
 from millrace_operator.names import PAUSED_ANNOTATION
 from operators import DEADLINE, Api, Process, cpu_service, eventually, writes
+from services import example
 
 pytestmark = pytest.mark.apiserver
 
 
-def test_twice_is_once(api: Api, operator: Process) -> None:
-    api.create(cpu_service(autoscaling={"minReplicas": 2}))
+@pytest.mark.parametrize("spec", [{"autoscaling": {"minReplicas": 2}}, example("team")["spec"]])
+def test_twice_is_once(api: Api, service_monitors: None, operator: Process, spec: Manifest) -> None:
+    api.create({**cpu_service(), "spec": {"model": {"name": "owner/model"}, "device": "cpu", **spec}})
     eventually(api.is_complete, "children and status exist")
+    eventually(lambda: api.condition("MonitoringReady")[0] == "True", "the ServiceMonitor exists")
     eventually(lambda: api.condition("ScalingActive") == ("False", "NoReadyReplicas"), "scaling has looked")
     eventually(lambda: api.service()["status"].get("replicas") == 2, "the status tells the replicas")
     operator.wait_for_lists(2)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from fake_api import Answer, FakeApi, Lease
+from millrace_operator.desired import CHILD_KINDS
 from millrace_operator.lease import Leadership
 from millrace_operator.manifest import Manifest
 from millrace_operator.process import run
@@ -75,7 +76,7 @@ def cluster_of(services: Callable[[], list[Manifest]], *, child: tuple[int, Mani
             return lease.answer(method, body)
         if path.endswith(LIST):
             return 200, {"metadata": {}, "items": services()}
-        if path.endswith((f"{LIST}/chat", "/pods", "/services", "/deployments")):
+        if path.endswith((f"{LIST}/chat", "/pods", *(f"/{kind.plural}" for kind in CHILD_KINDS))):
             found = next(iter(services()), None) if path.endswith("/chat") else {"items": []}
             return (200, found) if found else (404, {})
         if path.endswith(("/chat", "/chat-metrics")):

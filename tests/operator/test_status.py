@@ -1,5 +1,6 @@
 """What a user and kstatus read at every stage of a service's life."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -59,6 +60,8 @@ def kstatus(facts: Facts) -> str:
     return "Current" if read["Ready"] == "True" else "InProgress"
 
 
+NO_DEFINITION = Trouble(cause="CRDNotInstalled", sentence="this cluster does not know the kind ServiceMonitor", needs_a_human=False)
+MONITOR_CONFLICT = Trouble(cause="NameConflict", sentence="ServiceMonitor 'chat' is not ours", needs_a_human=True)
 OLD_SERVES = deployment(total=2, updated=1, ready=1)
 HINT = '{"stage": "load", "cause": "ModelNotFound", "hint": "Correct spec.model.name."}'
 CONFLICT = Trouble(cause="NameConflict", sentence="Service 'chat' is not ours", needs_a_human=True)
@@ -209,7 +212,7 @@ def test_a_transition_time_moves_only_when_the_answer_flips() -> None:
     again = stored({**manifest(), "status": as_manifest(first)})
     later = report(Facts(service=parse(again), rollout=read_rollout(deployment(ready=1), [])), now=LATER)
     moved = {each.type: each.last_transition_time for each in later.conditions}
-    assert moved == {"Ready": LATER, "Reconciling": LATER, "Stalled": NOON, "ModelLoaded": LATER}
+    assert moved == {"Ready": LATER, "Reconciling": LATER, "Stalled": NOON, "ModelLoaded": LATER, "MonitoringReady": NOON}
 
 
 SERVES = (deployment(ready=1), pod(ready=True))
@@ -323,3 +326,30 @@ def test_an_uncertain_decision_is_not_told() -> None:
 def test_the_whole_status_fits_the_model_it_is_read_with() -> None:
     written = as_manifest(report(facts(deployment(ready=1)), now=NOON))
     assert as_manifest(InferenceServiceStatus.model_validate(written)) == written
+
+
+@pytest.mark.parametrize(
+    ("trouble", "expected"),
+    [
+        (None, ("True", "ServiceMonitorApplied")),
+        (NO_DEFINITION, ("False", "CRDNotInstalled")),
+        (MONITOR_CONFLICT, ("False", "NameConflict")),
+    ],
+)
+def test_monitoring_is_told_and_lowers_nothing_else(trouble: Trouble | None, expected: tuple[str, str]) -> None:
+    serving = replace(facts(deployment(ready=1), pod(ready=True)), monitoring=trouble)
+    assert conditions(serving)["MonitoringReady"] == expected
+    assert kstatus(serving) == "Current"
+
+
+def test_a_service_without_monitoring_says_nothing_of_it() -> None:
+    assert "MonitoringReady" not in conditions(facts(deployment(), monitoring={"enabled": False}))
+    assert "MonitoringReady" not in conditions(replace(facts(deployment(), monitoring={"enabled": False}), monitoring=NO_DEFINITION))
+
+
+@pytest.mark.parametrize(("labels", "warns"), [({}, True), ({"release": "prometheus"}, False)])
+def test_a_service_monitor_that_nothing_distinguishes_may_be_ignored_and_that_is_told(labels: Manifest, warns: bool) -> None:
+    (told,) = [
+        each for each in report(facts(deployment(), monitoring={"labels": labels}), now=NOON).conditions if each.type == "MonitoringReady"
+    ]
+    assert ("spec.monitoring.labels" in told.message) is warns

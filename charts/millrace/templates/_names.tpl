@@ -22,7 +22,7 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- end -}}
 {{- end -}}
 
-{{- /* What the operator may do where InferenceServices live. It reads no Secret and writes no spec of an InferenceService. */ -}}
+{{- /* What the operator may do where InferenceServices live. It reads no Secret, and writes no spec of an InferenceService. */ -}}
 {{- define "millrace.rules" -}}
 - apiGroups: [millrace.dev]
   resources: [inferenceservices]
@@ -39,6 +39,19 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 - apiGroups: [""]
   resources: [services]
   verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [monitoring.coreos.com]
+  resources: [servicemonitors]
+  verbs: [get, list, create, patch, delete]
+# A Secret with a password for Redis is created, and never looked at again.
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [create]
 - apiGroups: [""]
   resources: [pods]
   verbs: [list, watch]

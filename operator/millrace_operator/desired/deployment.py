@@ -1,8 +1,8 @@
 """The Deployment of the server. It carries a replica count only where the user fixed one; else whoever scales owns that field."""
 
 from millrace_operator.api import InferenceService, InferenceServiceSpec
-from millrace_operator.desired.images import Images
 from millrace_operator.desired.metadata import metadata
+from millrace_operator.desired.platform import Platform
 from millrace_operator.desired.pod import pod_template
 from millrace_operator.manifest import Manifest
 from millrace_operator.names import selector_labels
@@ -12,7 +12,7 @@ PROGRESS_DEADLINE_SECONDS = 3600
 REVISION_HISTORY_LIMIT = 3
 
 
-def deployment(service: InferenceService, *, images: Images) -> Manifest:
+def deployment(service: InferenceService, *, platform: Platform) -> Manifest:
     spec = service.spec
     fixed = spec.autoscaling.mode == "None" and spec.replicas is not None
     return {
@@ -25,7 +25,7 @@ def deployment(service: InferenceService, *, images: Images) -> Manifest:
             "strategy": {"type": "RollingUpdate", "rollingUpdate": _rolling_update(spec)},
             "progressDeadlineSeconds": PROGRESS_DEADLINE_SECONDS,
             "revisionHistoryLimit": REVISION_HISTORY_LIMIT,
-            "template": pod_template(service, images=images),
+            "template": pod_template(service, platform=platform),
         },
     }
 

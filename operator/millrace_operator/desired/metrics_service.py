@@ -11,7 +11,10 @@ def metrics_service(service: InferenceService) -> Manifest:
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": metadata(service, names.metrics_service(service.name)),
+        "metadata": {
+            **metadata(service, names.metrics_service(service.name)),
+            "labels": {**names.child_labels(service.name), **names.metrics_labels(service.name)},
+        },
         "spec": {
             "clusterIP": "None",
             "publishNotReadyAddresses": True,

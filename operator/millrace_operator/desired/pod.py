@@ -1,27 +1,24 @@
-"""The pod of a replica: the only place that builds a pod spec or a container.
+"""The pod of a replica: the only place that builds its spec.
 
-Pod Security `restricted`, for every service and also with a GPU: no field of the resource can loosen it. The model's files are
-put into place before the server starts, by a step that alone has the token and the way out; the server is offline. Nothing goes
-through a shell.
+The model's files are put into place before the server starts, by a step that alone has the token and the way out; the server is offline.
 """
 
-from collections.abc import Mapping
-
 from millrace_operator.api import Accelerators, InferenceService, InferenceServiceSpec, effective
-from millrace_operator.desired.images import Images
+from millrace_operator.desired.container import TERMINATION_LOG, confinement, container, from_secret
+from millrace_operator.desired.platform import Platform
+from millrace_operator.desired.redis import redis_environment
 from millrace_operator.manifest import Manifest
-from millrace_operator.names import DOWNLOAD_CONTAINER, METRICS_PORT_NAME, SERVE_PORT_NAME, SERVER_CONTAINER, child_labels
+from millrace_operator.names import DOWNLOAD_CONTAINER, METRICS_PORT_NAME, SERVE_PORT_NAME, SERVER_CONTAINER, child_labels, selector_labels
 from millrace_operator.quantity import whole_units
 from millrace_operator.source import ClaimSource, HubSource, ImageSource, ModelSource, parse_source
 from millrace_server.settings import CacheType, Device, DType, ServerSettings
 
-USER = 10001
-"""The image's own user; a number, so that the kubelet can tell that it is not root."""
 MODEL_FOLDER = "/millrace/model"
 """A mount hides what an image has at its place: an `oci://` image may keep its model anywhere but under /millrace and /tmp."""
 TEMPORARY_FOLDER = "/tmp"  # noqa: S108 - a mount inside the pod
 CACHE_FOLDER = "/millrace/cache"
-TERMINATION_LOG = "/dev/termination-log"
+API_KEYS_FOLDER = "/millrace/keys"
+API_KEYS_KEY = "keys"
 TOKEN_KEY = "token"  # noqa: S105 - the name of a key, not a secret
 
 TEMPORARY_SIZE_LIMIT = "1Gi"
@@ -37,72 +34,39 @@ EXIT_SECONDS = 5
 """From the end of the drain to the end of the process."""
 
 
-def pod_template(service: InferenceService, *, images: Images) -> Manifest:
+def pod_template(service: InferenceService, *, platform: Platform) -> Manifest:
     spec = service.spec
     source = parse_source(effective(service).source)
-    image = spec.image or images.server
-    model_step = _model_step(source, spec, image=image, pull_policy=images.pull_policy)
+    image = spec.image or platform.server_image
+    model_step = _model_step(source, spec, image=image, pull_policy=platform.pull_policy)
     return {
         "metadata": {
             "labels": {**spec.pod_labels, **child_labels(service.name)},
             "annotations": dict(spec.pod_annotations),
         },
         "spec": {
-            "automountServiceAccountToken": False,
-            "enableServiceLinks": False,
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": USER,
-                "runAsGroup": USER,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
+            **confinement(),
             "terminationGracePeriodSeconds": ENDPOINT_LAG_SECONDS + spec.drain_seconds + EXIT_SECONDS,
             "initContainers": [model_step] if model_step else [],
-            "containers": [_server(service, source, image=image, pull_policy=images.pull_policy)],
+            "containers": [_server(service, source, image=image, pull_policy=platform.pull_policy)],
             "volumes": [
                 {"name": "tmp", "emptyDir": {"sizeLimit": TEMPORARY_SIZE_LIMIT}},
                 {"name": "cache", "emptyDir": {"sizeLimit": CACHE_SIZE_LIMIT}},
                 {"name": "model", **_model_volume(source, spec)},
+                *_api_keys_volume(spec),
             ],
             "tolerations": _tolerations(spec),
-            **_placement(spec),
+            **_placement(service),
         },
     }
 
 
-def container(
-    *,
-    name: str,
-    image: str,
-    pull_policy: str,
-    command: list[str],
-    arguments: list[str],
-    environment: Mapping[str, str] | None = None,
-    model_is_writable: bool,
-    resources: Manifest,
-) -> Manifest:
-    """Every container of every pod. `command` and `arguments` are words, never a shell's line."""
-    return {
-        "name": name,
-        "image": image,
-        "imagePullPolicy": pull_policy,
-        "command": command,
-        "args": arguments,
-        "env": [{"name": variable, "value": value} for variable, value in (environment or {}).items()],
-        "resources": resources,
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
-        "terminationMessagePath": TERMINATION_LOG,
-        "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": [
-            {"name": "tmp", "mountPath": TEMPORARY_FOLDER},
-            {"name": "cache", "mountPath": CACHE_FOLDER},
-            {"name": "model", "mountPath": MODEL_FOLDER, "readOnly": not model_is_writable},
-        ],
-    }
+def _mounts(*, model_is_writable: bool) -> list[Manifest]:
+    return [
+        {"name": "tmp", "mountPath": TEMPORARY_FOLDER},
+        {"name": "cache", "mountPath": CACHE_FOLDER},
+        {"name": "model", "mountPath": MODEL_FOLDER, "readOnly": not model_is_writable},
+    ]
 
 
 def _server(service: InferenceService, source: ModelSource, *, image: str, pull_policy: str) -> Manifest:
@@ -113,12 +77,13 @@ def _server(service: InferenceService, source: ModelSource, *, image: str, pull_
         pull_policy=pull_policy,
         command=["python", "-m", "millrace_server"],
         arguments=[],
-        environment={**settings.to_environment(), "HF_HUB_OFFLINE": "1", **_CACHE_VARIABLES},
-        model_is_writable=False,
+        environment={**_told(settings), "HF_HUB_OFFLINE": "1", **_CACHE_VARIABLES},
+        mounts=[*_mounts(model_is_writable=False), *_api_keys_mount(service.spec)],
         resources=_server_resources(service.spec),
     )
     return {
         **serving,
+        "env": [*serving["env"], *redis_environment(service)],
         "ports": [
             {"name": SERVE_PORT_NAME, "containerPort": settings.port, "protocol": "TCP"},
             {"name": METRICS_PORT_NAME, "containerPort": settings.prometheus_port, "protocol": "TCP"},
@@ -139,6 +104,15 @@ def _server(service: InferenceService, source: ModelSource, *, image: str, pull_
         },
         "lifecycle": {"preStop": {"sleep": {"seconds": ENDPOINT_LAG_SECONDS}}},
     }
+
+
+IN_A_SECRET = "redis://in-a-secret"  # noqa: S105 - it says that it is none
+"""Stands for the URL that only the pod knows."""
+
+
+def _told(settings: ServerSettings) -> dict[str, str]:
+    """The variables whose values are no secrets."""
+    return {variable: value for variable, value in settings.to_environment().items() if value != IN_A_SECRET}
 
 
 _CACHE_VARIABLES = {"HF_HOME": f"{CACHE_FOLDER}/huggingface", "XDG_CACHE_HOME": CACHE_FOLDER}
@@ -162,6 +136,8 @@ def server_settings(spec: InferenceServiceSpec, source: ModelSource) -> ServerSe
         DRAIN_SECONDS=spec.drain_seconds,
         CACHE_TYPE=CacheType(spec.cache.type),
         CACHE_TTL=spec.cache.ttl_seconds,
+        REDIS_URL=IN_A_SECRET if spec.cache.type == "redis" else None,
+        API_KEYS_FILE=f"{_api_keys_folder(spec)}/{API_KEYS_KEY}" if spec.api_keys_secret else None,
         TERMINATION_LOG=TERMINATION_LOG,
     )
 
@@ -192,12 +168,11 @@ def _model_step(source: ModelSource, spec: InferenceServiceSpec, *, image: str, 
                     f"--max-bytes={whole_units(_model_size_limit(spec))}",
                 ],
                 environment={"TERMINATION_LOG": TERMINATION_LOG, **_CACHE_VARIABLES},
-                model_is_writable=True,
+                mounts=_mounts(model_is_writable=True),
                 resources=_shared_resources(spec),
             )
             if spec.model.token_secret:
-                reference = {"name": spec.model.token_secret, "key": TOKEN_KEY}
-                step["env"].append({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": reference}})
+                step["env"].append(from_secret("HF_TOKEN", secret=spec.model.token_secret, key=TOKEN_KEY))
             return step
         case ImageSource(image=model_image, path=path):
             return container(
@@ -206,7 +181,7 @@ def _model_step(source: ModelSource, spec: InferenceServiceSpec, *, image: str, 
                 pull_policy=pull_policy,
                 command=["cp"],
                 arguments=["-R", "--", f"{path}/.", f"{MODEL_FOLDER}/"],
-                model_is_writable=True,
+                mounts=_mounts(model_is_writable=True),
                 resources=_shared_resources(spec),
             )
         case ClaimSource():
@@ -217,6 +192,22 @@ def _model_volume(source: ModelSource, spec: InferenceServiceSpec) -> Manifest:
     if isinstance(source, ClaimSource):
         return {"persistentVolumeClaim": {"claimName": source.claim, "readOnly": True}}
     return {"emptyDir": {"sizeLimit": _model_size_limit(spec)}}
+
+
+def _api_keys_folder(spec: InferenceServiceSpec) -> str:
+    """Names the Secret, because the server names the file when it is missing."""
+    return f"{API_KEYS_FOLDER}/{spec.api_keys_secret}"
+
+
+def _api_keys_mount(spec: InferenceServiceSpec) -> list[Manifest]:
+    """A folder, not a file of its own, which would never follow the Secret."""
+    return [{"name": "keys", "mountPath": _api_keys_folder(spec), "readOnly": True}] if spec.api_keys_secret else []
+
+
+def _api_keys_volume(spec: InferenceServiceSpec) -> list[Manifest]:
+    # Optional: without it, a missing Secret holds the pod up with a word in an Event at most; the server ends with a sentence.
+    only_keys = {"secretName": spec.api_keys_secret, "items": [{"key": API_KEYS_KEY, "path": API_KEYS_KEY}], "optional": True}
+    return [{"name": "keys", "secret": only_keys}] if spec.api_keys_secret else []
 
 
 def _model_size_limit(spec: InferenceServiceSpec) -> str:
@@ -246,10 +237,14 @@ def _tolerations(spec: InferenceServiceSpec) -> list[Manifest]:
     return [*own, *(toleration.model_dump(by_alias=True, exclude_none=True) for toleration in spec.tolerations)]
 
 
-def _placement(spec: InferenceServiceSpec) -> Manifest:
+def _placement(service: InferenceService) -> Manifest:
     """Pod fields that exist only when the user asks for them."""
+    spec = service.spec
+    own_pods = {"labelSelector": {"matchLabels": selector_labels(service.name)}, "matchLabelKeys": ["pod-template-hash"]}
     wanted: Manifest = {
         "nodeSelector": dict(spec.node_selector),
+        "affinity": spec.affinity and spec.affinity.model_dump(mode="json", by_alias=True, exclude_defaults=True),
+        "topologySpreadConstraints": [{**each.model_dump(by_alias=True), **own_pods} for each in spec.topology_spread_constraints],
         "priorityClassName": spec.priority_class_name,
         "runtimeClassName": spec.runtime_class_name,
         "imagePullSecrets": [{"name": secret.name} for secret in spec.image_pull_secrets],

@@ -1,0 +1,54 @@
+"""Follows children of optional kinds, whose definitions come and go: asks for them again and again, where the watch would give up."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from millrace_operator.cluster import Cluster, Key
+from millrace_operator.connection import ApiError
+from millrace_operator.desired import CHILD_KINDS, ChildKind
+
+logger = logging.getLogger(__name__)
+
+
+class OptionalKinds:
+    """`changed` gets the key of whatever changed; `came_or_went` is called when a definition did. `interval` in seconds."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        *,
+        namespaces: Sequence[str],
+        interval: float,
+        changed: Callable[[Key], None],
+        came_or_went: Callable[[], None],
+    ) -> None:
+        self._cluster = cluster
+        self._namespaces = namespaces
+        self._interval = interval
+        self._changed = changed
+        self._came_or_went = came_or_went
+        self._seen: dict[str, dict[Key, frozenset[str]] | None] = {}
+
+    async def run(self) -> None:
+        while True:
+            for kind in (kind for kind in CHILD_KINDS if kind.optional):
+                await self.look(kind)
+            await asyncio.sleep(self._interval)
+
+    async def look(self, kind: ChildKind) -> None:
+        """Once. What cannot be asked for now is as it was."""
+        try:
+            now = await self._cluster.versions(kind, self._namespaces)
+        except ApiError as error:
+            logger.debug("%s cannot be listed: %s", kind.plural, error)
+            return
+        before = self._seen.get(kind.kind, now)
+        self._seen[kind.kind] = now
+        if (before is None) != (now is None):
+            logger.info("the definition of %s has %s", kind.plural, "gone" if now is None else "come")
+            self._came_or_went()
+        elif before is not None and now is not None:
+            for key in before.keys() | now.keys():
+                if before.get(key) != now.get(key):
+                    self._changed(key)
