@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from millrace_operator.connection import APPLY, MERGE, METADATA_ONLY, Conflict, Connection, NotFound
 from millrace_operator.desired import CHILD_KINDS, ChildKind
 from millrace_operator.manifest import Manifest
-from millrace_operator.names import API_VERSION, FIELD_MANAGER, PLURAL, child_labels
+from millrace_operator.names import API_VERSION, FIELD_MANAGER, KIND, PLURAL, child_labels
 from millrace_operator.ownership import applied_fields, is_as_wished, owner_uid, owns, stamped
 from millrace_operator.workqueue import TokenBucket
 
@@ -44,7 +44,7 @@ class Observed:
 
 
 class Cluster:
-    """`guard` raises when this process may not write. Timeouts in seconds."""
+    """`guard` raises when this process may not write; `wrote` is told kind and verb of each accepted write. Timeouts in seconds."""
 
     def __init__(
         self,
@@ -54,6 +54,7 @@ class Cluster:
         bucket: TokenBucket,
         read_timeout: float,
         write_timeout: float,
+        wrote: Callable[[str, str], None] = lambda kind, verb: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._connection = connection
@@ -61,6 +62,7 @@ class Cluster:
         self._bucket = bucket
         self._read_timeout = read_timeout
         self._write_timeout = write_timeout
+        self._wrote = wrote
         self._clock = clock
 
     async def keys(self, namespaces: Sequence[str]) -> set[Key]:
@@ -107,17 +109,20 @@ class Cluster:
             "preconditions": {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]},
         }
         await self._write("DELETE", _path_of(live), options)
+        self._wrote(live["kind"], "delete")
 
     async def scale(self, deployment: Manifest, replicas: int) -> None:
         """Raises Conflict when the Deployment has changed or gone since it was seen."""
         body = {"metadata": {"resourceVersion": deployment["metadata"]["resourceVersion"]}, "spec": {"replicas": replicas}}
         await self._write("PATCH", f"{_path_of(deployment)}/scale", body, content_type=MERGE)
+        self._wrote(deployment["kind"], "scale")
 
     async def write_status(self, manifest: Manifest, status: Manifest) -> None:
         """Raises Conflict when the service has changed or gone since it was seen."""
         body = {**manifest, "status": status}
         body["metadata"] = {key: value for key, value in manifest["metadata"].items() if key != "managedFields"}
         await self._write("PUT", f"{_path_of(manifest)}/status", body)
+        self._wrote(KIND, "status")
 
     async def _keys_of(self, namespace: str) -> set[Key]:
         """Metadata only, in pages; a page that expired (410) raises ApiError and the next full list begins anew."""
@@ -159,7 +164,9 @@ class Cluster:
 
     async def _apply(self, path: str, wish: Manifest, *, manager: str) -> Manifest:
         query = {"fieldManager": manager, "force": "true", "fieldValidation": "Strict"}
-        return await self._write("PATCH", path, wish, content_type=APPLY, query=query)
+        answer = await self._write("PATCH", path, wish, content_type=APPLY, query=query)
+        self._wrote(wish["kind"], "apply")
+        return answer
 
     async def _get(self, path: str, query: dict[str, str] | None = None) -> Manifest:
         return await self._connection.get(path, query=query, seconds=self._read_timeout)

@@ -59,12 +59,16 @@ class Operator:
             pace=Pace(coalesce=settings.coalesce, first_retry=settings.first_retry, last_retry=settings.last_retry),
             deadline=settings.pass_deadline,
         )
+        self._metrics = Metrics(
+            leads=lambda: self._leadership.leads, depth=lambda: self._queue.schedule.depth, waited=lambda: self._queue.waited
+        )
         self._cluster = Cluster(
             connection,
             guard=self._leadership.guard,
             bucket=TokenBucket(per_second=settings.writes_per_second, burst=settings.write_burst),
             read_timeout=settings.read_timeout,
             write_timeout=settings.write_timeout,
+            wrote=self._metrics.wrote,
         )
         self._reader = LoadReader(port=DEFAULT_PROMETHEUS_PORT, timeout=settings.load_timeout)
         self._monitor = LoadMonitor(
@@ -80,10 +84,7 @@ class Operator:
             call=self._queue.add,
         )
         images = Images(server=settings.server_image, pull_policy=settings.server_image_pull_policy)
-        self._reconciler = Reconciler(cluster=self._cluster, monitor=self._monitor, images=images, now=_now)
-        self._metrics = Metrics(
-            leads=lambda: self._leadership.leads, depth=lambda: self._queue.schedule.depth, waited=lambda: self._queue.waited
-        )
+        self._reconciler = Reconciler(cluster=self._cluster, monitor=self._monitor, images=images, gauges=self._metrics.service, now=_now)
         self._probes = Probes(port=settings.port, sick=self._sick, metrics=self._metrics.text)
 
     async def run(self) -> int:
@@ -140,9 +141,17 @@ class Operator:
         except NamespaceEnds:
             outcome = "gone"
         except (ApiError, NotLeader) as error:
+            self._metrics.errors.labels(type(error).__name__).inc()
             raise RetryLater(str(error), seconds=getattr(error, "retry_after", 0)) from error
-        except RetryLater:
+        except RetryLater as later:
             outcome = "retry"
+            self._metrics.errors.labels(later.reason).inc()
+            raise
+        except asyncio.CancelledError:
+            self._metrics.errors.labels("DeadlineExceeded").inc()
+            raise
+        except Exception:
+            self._metrics.errors.labels("Defect").inc()
             raise
         finally:
             self._metrics.passes.labels(outcome).inc()
@@ -171,7 +180,7 @@ class Operator:
         self._listed_at = time.monotonic()
         self._listed.set()
         self._metrics.services.set(len(present))
-        self._metrics.full_list.set(self._listed_at)
+        self._metrics.full_list.set_to_current_time()
 
     async def _next_list_is_full(self) -> bool:
         try:

@@ -9,6 +9,7 @@ from millrace_operator.api import AutoscalingStatus, InferenceService, Inference
 from millrace_operator.cluster import Cluster, Key, Observed
 from millrace_operator.desired import Images, children
 from millrace_operator.load import LoadMonitor, subject
+from millrace_operator.metrics import ServiceFigures, ServiceGauges
 from millrace_operator.workqueue import RetryLater
 
 
@@ -17,6 +18,7 @@ class Reconciler:
     cluster: Cluster
     monitor: LoadMonitor
     images: Images
+    gauges: ServiceGauges
     now: Callable[[], str]
     """RFC 3339, for people; nothing is decided by it."""
 
@@ -25,6 +27,7 @@ class Reconciler:
         seen = await self.cluster.observe(key)
         if seen is None or "deletionTimestamp" in seen.manifest["metadata"]:
             self.monitor.forget(key)
+            self.gauges.forget(key)
             return
         try:
             service = parse(seen.manifest)
@@ -41,7 +44,7 @@ class Reconciler:
         facts = status.Facts(service=service, rollout=outcome.rollout, problems=outcome.problems, autoscaling=words)
         await self._report(key, seen, status.report(facts, now=self.now()))
         if outcome.problems:
-            raise RetryLater(outcome.problems[0].sentence)
+            raise RetryLater(outcome.problems[0].sentence, reason=outcome.problems[0].cause)
 
     async def _scale(self, key: Key, service: InferenceService, outcome: Outcome) -> AutoscalingStatus | None:
         if service.spec.autoscaling.mode == "None" or outcome.deployment is None or outcome.rollout is None:
@@ -58,3 +61,15 @@ class Reconciler:
         if (wish := status.as_manifest(report)) != seen.manifest.get("status"):
             await self.cluster.write_status(seen.manifest, wish)
             self.monitor.told(key)
+        self.gauges.tell(key, _figures(seen, report))
+
+
+def _figures(seen: Observed, report: InferenceServiceStatus) -> ServiceFigures:
+    ready = next((each for each in report.conditions if each.type == "Ready"), None)
+    deployment = seen.child("Deployment", seen.manifest["metadata"]["name"])
+    return ServiceFigures(
+        ready=report.ready_replicas or 0,
+        desired=deployment["spec"].get("replicas", 1) if deployment else 0,
+        serves=ready is not None and ready.status == "True",
+        reason=ready.reason if ready else "Unknown",
+    )

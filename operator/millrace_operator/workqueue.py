@@ -21,8 +21,10 @@ logger = logging.getLogger(__name__)
 class RetryLater(Exception):
     """Raised by a pass that knows how long to wait: `seconds` is a lower bound for its back-off, `level` how loud its log line is."""
 
-    def __init__(self, message: str, *, seconds: float = 0, level: int = logging.WARNING) -> None:
+    def __init__(self, message: str, *, reason: str = "", seconds: float = 0, level: int = logging.WARNING) -> None:
         super().__init__(message)
+        self.reason = reason
+        """One word, for the metrics."""
         self.seconds = seconds
         self.level = level
 
