@@ -1,7 +1,7 @@
 """The only Kubernetes I/O of a pass: observe, apply, prune, scale, write the status. It chooses nothing.
 
 Every write goes through the guard (do we still lead?), the token bucket and a timeout. Server-side apply has one field manager;
-scale, status and deletions carry the version they were decided on, so that a write that comes too late is refused.
+every write but a creation carries the version it was decided on, so that one that comes too late is refused.
 """
 
 import asyncio
@@ -94,8 +94,9 @@ class Cluster:
         if live is not None and is_as_wished(wish, live):
             return live
         if live is not None and owns(live, "spec", "replicas") and "replicas" not in wish["spec"]:
-            await self._hand_over_replicas(live, path)
-        return {**await self._apply(path, wish, manager=FIELD_MANAGER), "kind": wish["kind"], "apiVersion": wish["apiVersion"]}
+            live = await self._hand_over_replicas(live, path)
+        answer = await self._apply(path, _over(wish, live), manager=FIELD_MANAGER)
+        return {**answer, "kind": wish["kind"], "apiVersion": wish["apiVersion"]}
 
     async def prune(self, live: Manifest) -> None:
         """Delete a child that is no longer wanted, unless it is not ours or has changed since it was seen."""
@@ -152,7 +153,7 @@ class Cluster:
             raise NameConflict(wish["kind"], wish["metadata"]["name"])
         return live
 
-    async def _hand_over_replicas(self, live: Manifest, path: str) -> None:
+    async def _hand_over_replicas(self, live: Manifest, path: str) -> Manifest:
         """A field that its only manager stops applying is removed, which would reset the count to 1: hold it by a second manager."""
         held = {
             "apiVersion": live["apiVersion"],
@@ -160,7 +161,7 @@ class Cluster:
             "metadata": {"name": live["metadata"]["name"]},
             "spec": {"replicas": live["spec"]["replicas"]},
         }
-        await self._apply(path, held, manager=SCALE_MANAGER)
+        return await self._apply(path, _over(held, live), manager=SCALE_MANAGER)
 
     async def _apply(self, path: str, wish: Manifest, *, manager: str) -> Manifest:
         query = {"fieldManager": manager, "force": "true", "fieldValidation": "Strict"}
@@ -186,6 +187,17 @@ class Cluster:
 
 
 _PLURALS = {(kind.api_version, kind.kind): kind.plural for kind in CHILD_KINDS}
+
+
+def _over(wish: Manifest, live: Manifest | None) -> Manifest:
+    """The wish, bound to the version that was seen: sent past the Lease's end, it meets a newer one and is refused.
+
+    The version alone would not keep an object that is gone from being made anew.
+    """
+    if live is None:
+        return wish
+    seen = {name: live["metadata"][name] for name in ("uid", "resourceVersion")}
+    return {**wish, "metadata": {**wish["metadata"], **seen}}
 
 
 def _path(api_version: str, plural: str, namespace: str, name: str = "") -> str:

@@ -33,8 +33,6 @@ logger = logging.getLogger(__name__)
 
 STOP_SECONDS = 4
 """What a running pass has to end after SIGTERM."""
-OLDEST_QUEUED = 600
-"""A key that waits longer for a worker means that the workers hang."""
 RELIST_PAUSE = 1
 """Several watches that begin anew at the same time cause one list."""
 
@@ -49,7 +47,7 @@ class Operator:
         self._relisted = asyncio.Event()
         self._known: set[Key] = set()
         self._listed = asyncio.Event()
-        self._listed_at: float | None = None
+        self._looked_at: float | None = None
         term = Term(duration=settings.lease_duration, renew_deadline=settings.lease_renew_deadline, retry=settings.lease_retry)
         lease = LeaseObject(connection, namespace=settings.lease_namespace, name=LEASE, term=term)
         identity = f"{settings.identity}_{uuid.uuid4().hex[:8]}"
@@ -85,7 +83,7 @@ class Operator:
         )
         images = Images(server=settings.server_image, pull_policy=settings.server_image_pull_policy)
         self._reconciler = Reconciler(cluster=self._cluster, monitor=self._monitor, images=images, gauges=self._metrics.service, now=_now)
-        self._probes = Probes(port=settings.port, sick=self._sick, metrics=self._metrics.text)
+        self._probes = Probes(port=settings.port, sick=self._sick, ready=lambda: self._leadership.in_touch, metrics=self._metrics.text)
 
     async def run(self) -> int:
         """Returns the exit code: 0 when it was told to stop."""
@@ -160,6 +158,7 @@ class Operator:
     async def _resync(self) -> None:
         """A full list every `resync` seconds; after a watch began anew, a list that only finds what came and went unseen."""
         everything = True
+        self._looked_at = time.monotonic()
         while True:
             try:
                 present = await self._cluster.keys(self._settings.namespaces)
@@ -167,6 +166,8 @@ class Operator:
                 if isinstance(error, NotFound) and self._listed.is_set():
                     raise MissingDefinition("the CustomResourceDefinition is gone; a new process waits for it") from error
                 logger.warning("InferenceServices cannot be listed (without their definition, apply crds/ first): %s", error)
+                if not self._listed.is_set():
+                    self._looked_at = time.monotonic()  # nothing is stuck: there is nothing to find yet
                 await asyncio.sleep(self._settings.first_retry)
                 continue
             self._take_stock(present, everything=everything)
@@ -177,7 +178,7 @@ class Operator:
         for key in self._known | present if everything else self._known ^ present:
             self._queue.add(key)
         self._known = present
-        self._listed_at = time.monotonic()
+        self._looked_at = time.monotonic()
         self._listed.set()
         self._metrics.services.set(len(present))
         self._metrics.full_list.set_to_current_time()
@@ -193,9 +194,15 @@ class Operator:
         return False
 
     def _sick(self) -> str | None:
-        if self._queue.waited > OLDEST_QUEUED:
-            return f"a key has waited {self._queue.waited:.0f} s for a worker"
-        if self._listed_at is not None and time.monotonic() - self._listed_at > 2.5 * self._settings.resync:
+        """Looks at the loop, not at what the cluster answers: a new process would get the same answers."""
+        queue, patience = self._queue, self._settings.stall
+        if queue.waited > patience:
+            return f"a key has waited {queue.waited:.0f} s for a worker"
+        if queue.longest > self._settings.pass_deadline + patience:
+            return f"a pass has run for {queue.longest:.0f} s and cannot be ended"
+        if queue.fruitless > patience:
+            return f"for {queue.fruitless:.0f} s no pass has come to an end"
+        if self._looked_at is not None and time.monotonic() - self._looked_at > 2.5 * self._settings.resync + patience:
             return "the last full list is too old"
         return None
 

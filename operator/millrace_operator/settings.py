@@ -45,6 +45,8 @@ class OperatorSettings(Settings):
     coalesce: Seconds = Field(default=0.15, alias="MILLRACE_COALESCE_SECONDS")
     """How long a burst of events is collected before its pass starts."""
     pass_deadline: Seconds = Field(default=60, alias="MILLRACE_PASS_SECONDS")
+    stall: Seconds = Field(default=600, alias="MILLRACE_STALL_SECONDS")
+    """How long a key may wait for a worker, a pass outlive its deadline, or no pass come to an end, until /livez fails."""
     first_retry: Seconds = Field(default=1, alias="MILLRACE_FIRST_RETRY_SECONDS")
     last_retry: Seconds = Field(default=300, alias="MILLRACE_LAST_RETRY_SECONDS")
     writes_per_second: float = Field(default=100, alias="MILLRACE_WRITES_PER_SECOND", gt=0, le=10_000)
