@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from millrace_operator.cluster import Cluster, NameConflict, Observed
 from millrace_operator.connection import Forbidden, NamespaceEnds, Refused
 from millrace_operator.desired import origin
+from millrace_operator.drift import Repairs
 from millrace_operator.manifest import Manifest
+from millrace_operator.ownership import Drift, drift
 from millrace_operator.rollout import Rollout, Trouble, read_rollout
-from millrace_operator.status import CHILD_REFUSED, FORBIDDEN, INVALID_SPEC, NAME_CONFLICT
+from millrace_operator.status import CHILD_REFUSED, FIELD_CONFLICT, FORBIDDEN, INVALID_SPEC, NAME_CONFLICT
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,8 @@ class Outcome:
     live: tuple[Manifest, ...]
     problems: tuple[Trouble, ...]
     pods: tuple[Manifest, ...]
+    repaired: tuple[tuple[str, str, Drift], ...] = ()
+    """(kind, name, what) of children that somebody had changed."""
 
     @property
     def deployment(self) -> Manifest | None:
@@ -31,23 +35,41 @@ class Outcome:
         return read_rollout(self.deployment, self.pods) if self.deployment else None
 
 
-async def act(cluster: Cluster, wish: Sequence[Manifest], seen: Observed) -> Outcome:
-    """Apply every child of the wish, delete those that are not in it. Raises ApiError."""
+async def act(cluster: Cluster, wish: Sequence[Manifest], seen: Observed, repairs: Repairs, *, now: float) -> Outcome:
+    """Apply every child of the wish, delete those that are not in it. `now` is monotonic seconds. Raises ApiError."""
     live: list[Manifest] = []
     problems: list[Trouble] = []
+    repaired: list[tuple[str, str, Drift]] = []
     for child in wish:
         name = child["metadata"]["name"]
+        place = (child["metadata"]["namespace"], seen.manifest["metadata"]["name"], child["kind"], name)
+        found = seen.child(child["kind"], name)
+        taken = drift(child, found) if found else None
         try:
-            live.append(await cluster.apply(child, seen.child(child["kind"], name)))
+            if found is not None and taken is not None and not repairs.may_repair(place, taken, now=now):
+                live.append(found)
+                continue
+            live.append(await cluster.apply(child, found))
+            if taken is not None:
+                repairs.repaired(place, now=now)
+                repaired.append((child["kind"], name, taken))
         except NamespaceEnds:
             raise
         except (NameConflict, Refused, Forbidden) as error:
             problems.append(_trouble(child["kind"], name, error))
+        finally:
+            if fight := repairs.fight(place, now=now):
+                problems.append(_fight(child["kind"], name, fight))
     wanted = {(child["kind"], child["metadata"]["name"]) for child in wish}
     for child in seen.children:
         if (child["kind"], child["metadata"]["name"]) not in wanted and "deletionTimestamp" not in child["metadata"]:
             await cluster.prune(child)
-    return Outcome(tuple(live), tuple(problems), seen.pods)
+    return Outcome(tuple(live), tuple(problems), seen.pods, tuple(repaired))
+
+
+def _fight(kind: str, name: str, fight: Drift) -> Trouble:
+    sentence = f"{kind} {name!r}: {fight} is rewritten again and again, and now put back only every few minutes"
+    return Trouble(cause=FIELD_CONFLICT, sentence=sentence, needs_a_human=True, bars_serving=False)
 
 
 def _trouble(kind: str, name: str, error: NameConflict | Refused | Forbidden) -> Trouble:

@@ -125,6 +125,19 @@ class Cluster:
         await self._write("PUT", f"{_path_of(manifest)}/status", body)
         self._wrote(KIND, "status")
 
+    async def create_event(self, event: Manifest) -> None:
+        """Raises AlreadyThere."""
+        namespace = event["metadata"]["namespace"]
+        await self._write("POST", _path(event["apiVersion"], "events", namespace), event)
+        self._wrote(event["kind"], "create")
+
+    async def repeat_event(self, event: Manifest, series: Manifest) -> None:
+        """It happened again. Raises Conflict when the API server has forgotten the first one."""
+        metadata = event["metadata"]
+        path = _path(event["apiVersion"], "events", metadata["namespace"], metadata["name"])
+        await self._write("PATCH", path, {"series": series}, content_type=MERGE)
+        self._wrote(event["kind"], "patch")
+
     async def _keys_of(self, namespace: str) -> set[Key]:
         """Metadata only, in pages; a page that expired (410) raises ApiError and the next full list begins anew."""
         found: set[Key] = set()

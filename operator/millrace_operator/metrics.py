@@ -72,7 +72,7 @@ class Metrics:
         self._gauge("millrace_queue_waited_seconds", "Seconds that the oldest due key has waited.", waited)
 
     def wrote(self, kind: str, verb: str) -> None:
-        """`verb` is one of apply, scale, status and delete."""
+        """`verb` is one of apply, scale, status, delete, create and patch; the last two are of Events."""
         self._writes.labels(kind, verb).inc()
 
     def text(self) -> bytes:

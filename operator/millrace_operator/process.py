@@ -18,6 +18,8 @@ from millrace_operator.autoscale import Tempo
 from millrace_operator.cluster import Cluster, Key
 from millrace_operator.connection import ApiError, Conflict, Connection, NamespaceEnds, NotFound, configuration
 from millrace_operator.desired import Images
+from millrace_operator.drift import Repairs
+from millrace_operator.events import Recorder
 from millrace_operator.handlers import watch
 from millrace_operator.lease import Leadership, LeaseObject, NotLeader, Term
 from millrace_operator.load import LoadMonitor, LoadReader
@@ -82,7 +84,15 @@ class Operator:
             call=self._queue.add,
         )
         images = Images(server=settings.server_image, pull_policy=settings.server_image_pull_policy)
-        self._reconciler = Reconciler(cluster=self._cluster, monitor=self._monitor, images=images, gauges=self._metrics.service, now=_now)
+        self._reconciler = Reconciler(
+            cluster=self._cluster,
+            monitor=self._monitor,
+            images=images,
+            gauges=self._metrics.service,
+            repairs=Repairs(window=settings.fight_window, pause=settings.last_retry),
+            recorder=Recorder(self._cluster, identity=identity, now=_utc),
+            now=lambda: _utc().strftime("%Y-%m-%dT%H:%M:%SZ"),
+        )
         self._probes = Probes(port=settings.port, sick=self._sick, ready=lambda: self._leadership.in_touch, metrics=self._metrics.text)
 
     async def run(self) -> int:
@@ -221,8 +231,8 @@ async def run(settings: OperatorSettings) -> int:
     return await Operator(settings, Connection(await configuration())).run()
 
 
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def _utc() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
 
 
 def _die(_: str) -> None:

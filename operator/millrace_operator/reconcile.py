@@ -1,13 +1,16 @@
 """One pass over one InferenceService: look, decide, act, report. Always the whole wish, never "what changed"."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from millrace_operator import status
 from millrace_operator.act import Outcome, act
-from millrace_operator.api import AutoscalingStatus, InferenceService, InferenceServiceStatus, InvalidService, parse
+from millrace_operator.api import AutoscalingStatus, InferenceService, InferenceServiceStatus, InvalidService, parse, parse_status
 from millrace_operator.cluster import Cluster, Key, Observed
 from millrace_operator.desired import Images, children
+from millrace_operator.drift import Repairs
+from millrace_operator.events import Recorder, news, repaired
 from millrace_operator.load import LoadMonitor, subject
 from millrace_operator.metrics import ServiceFigures, ServiceGauges
 from millrace_operator.workqueue import RetryLater
@@ -19,8 +22,11 @@ class Reconciler:
     monitor: LoadMonitor
     images: Images
     gauges: ServiceGauges
+    repairs: Repairs
+    recorder: Recorder
     now: Callable[[], str]
     """RFC 3339, for people; nothing is decided by it."""
+    clock: Callable[[], float] = time.monotonic
 
     async def reconcile(self, key: Key) -> None:
         """Raises RetryLater or ApiError for what only time or another's action can heal."""
@@ -28,6 +34,7 @@ class Reconciler:
         if seen is None or "deletionTimestamp" in seen.manifest["metadata"]:
             self.monitor.forget(key)
             self.gauges.forget(key)
+            self.repairs.forget(*key)
             return
         try:
             service = parse(seen.manifest)
@@ -39,7 +46,8 @@ class Reconciler:
             self.monitor.forget(key)
             await self._report(key, seen, status.report_paused(service, now=self.now()))
             return
-        outcome = await act(self.cluster, children(service, images=self.images), seen)
+        outcome = await act(self.cluster, children(service, images=self.images), seen, self.repairs, now=self.clock())
+        await self.recorder.tell(seen.manifest, (repaired(*each) for each in outcome.repaired))
         words = await self._scale(key, service, outcome)
         facts = status.Facts(service=service, rollout=outcome.rollout, problems=outcome.problems, autoscaling=words)
         await self._report(key, seen, status.report(facts, now=self.now()))
@@ -61,6 +69,7 @@ class Reconciler:
         if (wish := status.as_manifest(report)) != seen.manifest.get("status"):
             await self.cluster.write_status(seen.manifest, wish)
             self.monitor.told(key)
+            await self.recorder.tell(seen.manifest, news(parse_status(seen.manifest.get("status")), report))
         self.gauges.tell(key, _figures(seen, report))
 
 

@@ -18,6 +18,8 @@ class Trouble:
     needs_a_human: bool
     in_model: bool = False
     """The container itself said so: its model could not be fetched or loaded."""
+    bars_serving: bool = True
+    """False: replicas that serve go on doing so."""
 
 
 @dataclass(frozen=True, kw_only=True)

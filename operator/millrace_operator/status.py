@@ -30,15 +30,21 @@ INVALID_SPEC = "InvalidSpec"
 NAME_CONFLICT = "NameConflict"
 CHILD_REFUSED = "ChildRefused"
 FORBIDDEN = "Forbidden"
+FIELD_CONFLICT = "FieldConflict"
 MODEL_LOADED = "Loaded"
 MODEL_LOADING = "Loading"
 FOLLOWING_LOAD = "FollowingLoad"
 NOT_SCALING = ("MetricsUnavailable", "NoReadyReplicas")
 
+PROGRESSING = "Progressing"
+NO_EVENT = {STARTING, ROLLING_OUT, COMPLETE, PROGRESSING, PAUSED}
+"""Reasons that tell no trouble."""
+
 NEXT_STEP = {
     NAME_CONFLICT: "Then this service is completed by itself.",
     INVALID_SPEC: "Correct the field; what runs is left as it is.",
     CHILD_REFUSED: "If the value comes from a field of this service, correct it there; else this is a defect: please report it.",
+    FIELD_CONFLICT: "Make that writer leave the field alone; what should change is changed in this InferenceService.",
     FORBIDDEN: "Grant the permission or lift the policy; it is tried again by itself.",
     "QuotaExceeded": "Raise the quota or ask for less; it is tried again by itself.",
     "PodsRefused": "The cluster's policy refuses the pods; it is tried again by itself.",
@@ -177,7 +183,7 @@ def _answers(facts: Facts) -> list[Answer]:
 
 def _ready(facts: Facts) -> Answer:
     rollout, trouble = facts.rollout, facts.trouble
-    blocked = any(problem.needs_a_human for problem in facts.problems)
+    blocked = any(problem.needs_a_human and problem.bars_serving for problem in facts.problems)
     if rollout is not None and rollout.updated_ready and not blocked:
         return Answer("Ready", "True", SERVING, f"{rollout.ready} of {rollout.wanted} replicas serve")
     if trouble is not None:
@@ -208,7 +214,7 @@ def _stalled(facts: Facts) -> Answer:
     trouble = facts.trouble
     if trouble is not None and trouble.needs_a_human:
         return Answer("Stalled", "True", trouble.cause, _sentence(trouble))
-    return Answer("Stalled", "False", COMPLETE if facts.complete else "Progressing")
+    return Answer("Stalled", "False", COMPLETE if facts.complete else PROGRESSING)
 
 
 def _model_loaded(facts: Facts) -> Answer:

@@ -113,6 +113,7 @@ def test_the_operator_may_do_what_a_pass_does_and_nothing_else() -> None:
         (GROUP, f"{PLURAL}/status"): {"update"},
         ("apps", "deployments/scale"): {"patch"},
         ("", "pods"): {"list", "watch"},
+        ("events.k8s.io", "events"): {"create", "patch"},
     }
     assert grants(role) == needed
 
