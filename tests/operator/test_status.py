@@ -1,14 +1,17 @@
 """What a user and kstatus read at every stage of a service's life."""
 
+import inspect
+import re
 from typing import Any
 
 import pytest
 
+from millrace_operator import act, rollout
 from millrace_operator.api import AutoscalingStatus, InferenceServiceStatus, parse
 from millrace_operator.autoscale import Decision
 from millrace_operator.manifest import Manifest
-from millrace_operator.rollout import Trouble, read_rollout
-from millrace_operator.status import Facts, as_manifest, autoscaling_status, report, report_invalid, report_paused
+from millrace_operator.rollout import _NEVER_STARTS, Trouble, read_rollout
+from millrace_operator.status import NEXT_STEP, Facts, as_manifest, autoscaling_status, report, report_invalid, report_paused
 from services import manifest, stored
 
 NOON, LATER = "2026-01-01T12:00:00Z", "2026-01-01T13:00:00Z"
@@ -155,6 +158,52 @@ def test_every_stage_reads_right(seen: Facts, expected: str, ready: str, cause: 
     assert conditions(seen)["Ready"] == (ready, cause)
     answers = conditions(seen)
     assert not (answers["Reconciling"][0] == "True" and answers["Stalled"][0] == "True"), "a contradiction"
+
+
+def waits(message: str) -> Manifest:
+    return pod(conditions=[{**UNSCHEDULABLE, "message": message}])
+
+
+@pytest.mark.parametrize(
+    ("ill", "cause"),
+    [
+        (waits("0/1 nodes are available: 1 Insufficient amd.com/gpu."), "InsufficientGPU"),
+        (waits("0/1 nodes are available: 1 node(s) had untolerated taint {nvidia.com/gpu: present}."), "Unschedulable"),
+        (waits("0/2 nodes are available: 2 Insufficient memory."), "Unschedulable"),
+        (waits('persistentvolumeclaim "models" not found'), "VolumeClaimMissing"),
+        (
+            waits("0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims. persistentvolumeclaim pending"),
+            "VolumeClaimPending",
+        ),
+        (pod(phase="Failed", reason="Evicted", message="The node was low on resource: ephemeral-storage."), "Evicted"),
+        (pod(phase="Failed", reason="OutOfnvidia.com/gpu", message="Pod was rejected"), "PodFailed"),
+        (pod(phase="Failed"), "PodFailed"),
+        (pod(containerStatuses=container(waiting={"reason": "RunContainerError", "message": "no runtime"})), "RunContainerError"),
+        (pod(containerStatuses=container(last={"exitCode": 1}, waiting={"reason": "CrashLoopBackOff"})), "ContainerFailed"),
+        (pod(containerStatuses=container(last={"exitCode": 137, "reason": "OOMKilled"}, running={})), "OutOfMemory"),
+    ],
+)
+def test_a_cause_that_kubernetes_hides_in_a_pod_is_told_with_the_pod_and_the_next_step(ill: Manifest, cause: str) -> None:
+    ready = next(each for each in report(facts(deployment(), ill), now=NOON).conditions if each.type == "Ready")
+    assert (ready.status, ready.reason) == ("False", cause)
+    assert "chat-1" in ready.message
+    assert ready.message.endswith(NEXT_STEP[cause])
+
+
+def test_a_pod_that_is_over_gives_way_to_one_that_has_something_to_tell() -> None:
+    evicted = pod(name="chat-1", phase="Failed", reason="Evicted")
+    crashes = pod(name="chat-2", containerStatuses=container(last={"exitCode": 1}, waiting={"reason": "CrashLoopBackOff"}))
+    assert conditions(facts(deployment(), evicted, crashes))["Ready"] == ("False", "ContainerFailed")
+
+
+def test_every_cause_in_the_source_has_a_next_step() -> None:
+    """A container's own causes say theirs themselves."""
+    named = set(_NEVER_STARTS.values())
+    for module in (rollout, act):
+        words = re.findall(r'"([A-Z]\w+)" if|else "([A-Z]\w+)"|cause="([A-Z]\w+)"', inspect.getsource(module))
+        named |= {word for found in words for word in found if word}
+    assert {"QuotaExceeded", "OutOfMemory", "PodFailed", "InsufficientGPU", "VolumeClaimMissing"} <= named
+    assert named <= set(NEXT_STEP)
 
 
 def test_the_cause_from_inside_the_container_is_lifted_with_its_next_step() -> None:
