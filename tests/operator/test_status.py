@@ -6,13 +6,16 @@ from typing import Any
 
 import pytest
 
+import argo
+from kstatus import kstatus
 from millrace_operator import act, rollout
 from millrace_operator.api import AutoscalingStatus, InferenceServiceStatus, parse
 from millrace_operator.autoscale import Decision
 from millrace_operator.manifest import Manifest
+from millrace_operator.names import GROUP, KIND, PAUSED_ANNOTATION
 from millrace_operator.rollout import _NEVER_STARTS, Trouble, read_rollout
 from millrace_operator.status import NEXT_STEP, Facts, as_manifest, autoscaling_status, report, report_invalid, report_paused
-from services import manifest, stored
+from services import CHECKOUT, manifest, stored
 
 NOON, LATER = "2026-01-01T12:00:00Z", "2026-01-01T13:00:00Z"
 
@@ -51,17 +54,12 @@ def conditions(facts: Facts) -> dict[str, tuple[str, str]]:
     return {each.type: (each.status, each.reason) for each in report(facts, now=NOON).conditions}
 
 
-def kstatus(facts: Facts) -> str:
-    """How kstatus reads a custom resource (sigs.k8s.io/cli-utils/pkg/kstatus): generation, Reconciling, Stalled, Ready."""
-    status = report(facts, now=NOON)
-    read = {each.type: each.status for each in status.conditions}
-    if status.observed_generation != facts.service.generation or read["Reconciling"] == "True":
-        return "InProgress"
-    if read["Stalled"] == "True":
-        return "Failed"
-    return "Current" if read["Ready"] == "True" else "InProgress"
+def told_to_all(facts: Facts) -> Manifest:
+    """The resource as GitOps tools read it."""
+    return stored({**manifest(), "status": as_manifest(report(facts, now=NOON))})
 
 
+ARGO = {"Current": "Healthy", "Failed": "Degraded", "InProgress": "Progressing"}
 OLD_SERVES = deployment(total=2, updated=1, ready=1)
 HINT = '{"stage": "load", "cause": "ModelNotFound", "hint": "Correct spec.model.name."}'
 CONFLICT = Trouble(cause="NameConflict", sentence="Service 'chat' is not ours", needs_a_human=True)
@@ -154,7 +152,8 @@ UNSCHEDULABLE = {"type": "PodScheduled", "status": "False", "reason": "Unschedul
     ],
 )
 def test_every_stage_reads_right(seen: Facts, expected: str, ready: str, cause: str) -> None:
-    assert kstatus(seen) == expected
+    assert kstatus(told_to_all(seen)) == expected
+    assert argo.health(told_to_all(seen))[0] == ("Suspended" if cause == "NoReplicas" else ARGO[expected])
     assert conditions(seen)["Ready"] == (ready, cause)
     answers = conditions(seen)
     assert not (answers["Reconciling"][0] == "True" and answers["Stalled"][0] == "True"), "a contradiction"
@@ -232,7 +231,7 @@ def test_a_hostile_last_word_reaches_no_terminal_and_stops_no_status() -> None:
 
 def test_an_old_failure_of_a_replica_that_serves_is_no_news() -> None:
     healed = pod(ready=True, containerStatuses=container(restarts=9, running={}, last={"exitCode": 1, "message": HINT}))
-    assert kstatus(facts(deployment(ready=1), healed)) == "Current"
+    assert kstatus(told_to_all(facts(deployment(ready=1), healed))) == "Current"
 
 
 def test_a_failure_of_the_template_that_an_edit_replaces_is_no_news() -> None:
@@ -241,8 +240,8 @@ def test_a_failure_of_the_template_that_an_edit_replaces_is_no_news() -> None:
     old["metadata"] |= {"labels": {"pod-template-hash": "old"}, "creationTimestamp": "2026-01-01T11:00:00Z"}
     new["metadata"] |= {"labels": {"pod-template-hash": "new"}, "creationTimestamp": "2026-01-01T11:30:00Z"}
     rolling = deployment(total=2, updated=1)
-    assert kstatus(facts(rolling, old, new)) == "InProgress"
-    assert kstatus(facts(deployment(), old)) == "Failed"
+    assert kstatus(told_to_all(facts(rolling, old, new))) == "InProgress"
+    assert kstatus(told_to_all(facts(deployment(), old))) == "Failed"
 
 
 def test_a_pod_on_its_way_out_is_not_asked_for_its_load() -> None:
@@ -372,3 +371,44 @@ def test_an_uncertain_decision_is_not_told() -> None:
 def test_the_whole_status_fits_the_model_it_is_read_with() -> None:
     written = as_manifest(report(facts(deployment(ready=1)), now=NOON))
     assert as_manifest(InferenceServiceStatus.model_validate(written)) == written
+
+
+def paused() -> Manifest:
+    seen = stored({**manifest(), "status": as_manifest(report(facts(*SERVES), now=NOON))})
+    seen["metadata"]["annotations"] = {PAUSED_ANNOTATION: "true"}
+    return {**seen, "status": as_manifest(report_paused(parse(seen), now=NOON))}
+
+
+def edited(read: Manifest) -> Manifest:
+    return {**read, "metadata": {**read["metadata"], "generation": 2}}
+
+
+@pytest.mark.parametrize(
+    ("read", "by_kstatus", "by_argo"),
+    [
+        pytest.param(stored({**manifest(), "status": {"observedGeneration": -1}}), "InProgress", "Progressing", id="created a moment ago"),
+        pytest.param(edited(told_to_all(facts(*SERVES))), "InProgress", "Progressing", id="edited a moment ago"),
+        pytest.param(paused(), "Current", "Suspended", id="paused"),
+        pytest.param(edited(paused()), "InProgress", "Suspended", id="edited while paused"),
+        pytest.param(
+            stored({**manifest(), "status": as_manifest(report_invalid(stored(manifest()), problem="spec.x: no", now=NOON))}),
+            "Failed",
+            "Degraded",
+            id="stored under older rules",
+        ),
+    ],
+)
+def test_what_no_pass_has_changed_reads_right(read: Manifest, by_kstatus: str, by_argo: str) -> None:
+    assert (kstatus(read), argo.health(read)[0]) == (by_kstatus, by_argo)
+
+
+def test_argo_cd_shows_why_a_human_must_act() -> None:
+    status, message = argo.health(told_to_all(facts(deployment(ready=1), problems=(CONFLICT,))))
+    assert status == "Degraded"
+    assert message == "Service 'chat' is not ours. Then this service is completed by itself."
+
+
+def test_the_sketch_of_gitops_names_the_kind_as_argo_cd_does() -> None:
+    sketch = (CHECKOUT / "gitops/argocd/README.md").read_text()
+    assert f"resource.customizations.health.{GROUP}_{KIND}" in sketch
+    assert PAUSED_ANNOTATION in argo.HEALTH
