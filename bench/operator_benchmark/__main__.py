@@ -48,6 +48,7 @@ def main() -> int:
 def _burst(api: ControlPlane, operator: OperatorProcess, count: int) -> Burst:
     _settle(operator)
     before, cpu = operator.series("millrace_writes_total"), operator.total("process_cpu_seconds_total")
+    passes = operator.total("millrace_passes_total")
     told = Told(api)
     accepted: dict[str, float] = {}
     rounds = [[f"one-{number}"] for number in range(SINGLES)] if count == 1 else [[f"of-{count}-{number}" for number in range(count)]]
@@ -59,7 +60,15 @@ def _burst(api: ControlPlane, operator: OperatorProcess, count: int) -> Burst:
     _settle(operator)
     writes = {kind: value - before.get(kind, 0) for kind, value in operator.series("millrace_writes_total").items()}
     rss = operator.total("process_resident_memory_bytes")
-    return burst(accepted, told.at, count=count, writes=writes, rss=rss, cpu=operator.total("process_cpu_seconds_total") - cpu)
+    return burst(
+        accepted,
+        told.at,
+        count=count,
+        passes=operator.total("millrace_passes_total") - passes,
+        writes=writes,
+        rss=rss,
+        cpu=operator.total("process_cpu_seconds_total") - cpu,
+    )
 
 
 def _idle(operator: OperatorProcess, services: int, minutes: float) -> Idle:
@@ -87,7 +96,8 @@ def _settle(operator: OperatorProcess) -> None:
 def _line(each: Burst) -> str:
     return (
         f"{each.count:5} at once: all after {each.all_seconds:.2f} s; each p50 {each.p50_seconds:.2f} s, p95 {each.p95_seconds:.2f} s;"
-        f" {each.writes_per_service:.2f} writes per service; CPU {each.cpu_seconds:.1f} s; {each.rss_bytes / 2**20:.0f} MiB"
+        f" {each.writes_per_service:.2f} writes and {each.passes:.2f} passes per service;"
+        f" CPU {each.cpu_seconds:.1f} s; {each.rss_bytes / 2**20:.0f} MiB"
     )
 
 

@@ -21,6 +21,8 @@ class Burst:
     """When the first, second, … had its children."""
     writes: Mapping[str, float]
     """Accepted writes per service, by kind and verb."""
+    passes: float
+    """Per service."""
     rss_bytes: float
     cpu_seconds: float
 
@@ -55,9 +57,16 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def burst(
-    accepted: Mapping[str, float], told: Mapping[str, float], *, count: int, writes: Mapping[str, float], rss: float, cpu: float
+    accepted: Mapping[str, float],
+    told: Mapping[str, float],
+    *,
+    count: int,
+    passes: float,
+    writes: Mapping[str, float],
+    rss: float,
+    cpu: float,
 ) -> Burst:
-    """`accepted` and `told`: name → monotonic seconds. `count` is how many were applied at once, `writes` what they cost in all."""
+    """`accepted` and `told`: name → monotonic seconds. `count` were applied at once; `writes` and `passes` are what all of them cost."""
     waits = [told[name] - at for name, at in accepted.items()]
     began = min(accepted.values())
     return Burst(
@@ -67,6 +76,7 @@ def burst(
         all_seconds=max(told[name] for name in accepted) - began,
         done_at=tuple(sorted(told[name] - began for name in accepted)),
         writes={kind: value / len(accepted) for kind, value in writes.items() if value},
+        passes=passes / len(accepted),
         rss_bytes=rss,
         cpu_seconds=cpu,
     )
