@@ -51,9 +51,9 @@ class OperatorSettings(Settings):
     last_retry: Seconds = Field(default=300, alias="MILLRACE_LAST_RETRY_SECONDS")
     fight_window: Seconds = Field(default=600, alias="MILLRACE_FIGHT_WINDOW_SECONDS")
     """Five repairs of a child in this time are a fight with another writer, which is over when nobody has changed it for as long."""
-    writes_per_second: float = Field(default=100, alias="MILLRACE_WRITES_PER_SECOND", gt=0, le=10_000)
-    """Rate of the bucket that every API write takes from; the Lease does not."""
-    write_burst: int = Field(default=200, alias="MILLRACE_WRITE_BURST", ge=1, le=100_000)
+    writes_per_second: float = Field(default=200, alias="MILLRACE_WRITES_PER_SECOND", gt=0, le=10_000)
+    """Rate of the bucket that every API write takes from; the Lease does not. A thousand new services cost some ten thousand writes."""
+    write_burst: int = Field(default=400, alias="MILLRACE_WRITE_BURST", ge=1, le=100_000)
     read_timeout: Seconds = Field(default=30, alias="MILLRACE_READ_SECONDS")
     write_timeout: Seconds = Field(default=5, alias="MILLRACE_WRITE_SECONDS")
     """An answer that takes longer counts as failed. At most lease_duration - lease_renew_deadline."""
