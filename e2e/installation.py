@@ -54,13 +54,7 @@ class Installation:
     def wait_leading(self) -> None:
         """Until one of the running operators holds the Lease."""
 
-        def leads() -> bool:
-            if not self.kube.exists("lease", OPERATOR, "-n", NAMESPACE):
-                return False
-            holder = self.kube.get("lease", OPERATOR, "-n", NAMESPACE)["spec"].get("holderIdentity", "")
-            return any(holder.startswith(pod["metadata"]["name"]) for pod in operator_pods(self.kube))
-
-        wait_for("an operator leads", leads, seconds=60)
+        wait_for("an operator leads", lambda: leader(self.kube) is not None, seconds=60)
 
     def scale_operator(self, replicas: int) -> None:
         """0: gone, pods and all."""
@@ -74,3 +68,12 @@ class Installation:
 
 def operator_pods(kube: Kube) -> list[Manifest]:
     return [pod for pod in kube.get("pods", "-n", NAMESPACE)["items"] if "deletionTimestamp" not in pod["metadata"]]
+
+
+def leader(kube: Kube) -> str | None:
+    """The pod that holds the Lease; None while none of those that run does."""
+    if not kube.exists("lease", OPERATOR, "-n", NAMESPACE):
+        return None
+    holder = kube.get("lease", OPERATOR, "-n", NAMESPACE)["spec"].get("holderIdentity", "")
+    names: list[str] = [pod["metadata"]["name"] for pod in operator_pods(kube)]
+    return next((name for name in names if holder.startswith(name)), None)

@@ -6,7 +6,7 @@ from contextlib import suppress
 import pytest
 
 from demo_service import Service
-from installation import NAMESPACE, Installation, operator_pods
+from installation import NAMESPACE, Installation, leader
 from kube import Kube, Refused, wait_for
 from traffic import Traffic
 
@@ -26,7 +26,7 @@ def test_no_request_fails_while_the_operator_is_gone_for_a_minute(kube: Kube, in
             time.sleep(ABSENT_SECONDS)
             answered_in_absence = traffic.answered - before_absence
         finally:
-            installation.scale_operator(1)
+            installation.scale_operator(2)
         wait_for("a pass of the new operator", lambda: _passes(kube) > 0, seconds=60)
     assert answered_in_absence > 0
     assert traffic.answered == traffic.outcomes.total(), traffic.outcomes
@@ -37,23 +37,23 @@ def test_no_request_fails_while_the_operator_is_gone_for_a_minute(kube: Kube, in
 def test_a_restarted_operator_leaves_every_pod_in_place(how: str, kube: Kube, installation: Installation, chat: Service) -> None:
     chat.wait_idle()
     before, version = uids(kube, chat), chat.manifest()["metadata"]["resourceVersion"]
-    [operator] = operator_pods(kube)
+    led = leader(kube)
+    assert led is not None
     force = ["--force"] if how == "--grace-period=0" else []
-    kube.kubectl("delete", "pod", operator["metadata"]["name"], "-n", NAMESPACE, how, *force)
-    wait_for("another operator runs", lambda: operator_pods(kube) not in ([], [operator]), seconds=60)
-    installation.wait_leading()
+    kube.kubectl("delete", "pod", led, "-n", NAMESPACE, how, *force)
+    wait_for("another operator leads", lambda: leader(kube) not in (None, led), seconds=60)
     wait_for("a pass of the new operator", lambda: _passes(kube) > 0, seconds=60)
     assert uids(kube, chat) == before
     assert chat.manifest()["metadata"]["resourceVersion"] == version, "nothing changed, so nothing is written"
 
 
 def _passes(kube: Kube) -> float:
-    """Passes that the present operator has ended well, from its own metrics."""
-    pods = operator_pods(kube)
-    if len(pods) != 1:
+    """Passes that the present leader has ended well, from its own metrics."""
+    pod = leader(kube)
+    if pod is None:
         return 0
     ask = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:8081/metrics').read().decode())"
     text = ""
     with suppress(Refused):  # it may lead before it answers
-        text = kube.kubectl("exec", pods[0]["metadata"]["name"], "-n", NAMESPACE, "--", "python", "-c", ask)
+        text = kube.kubectl("exec", pod, "-n", NAMESPACE, "--", "python", "-c", ask)
     return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith("millrace_passes_total") and "ok" in line)

@@ -81,6 +81,7 @@ class Process:
         return httpx.get(f"http://127.0.0.1:{found[1]}{path}", timeout=5)
 
     def metric(self, name: str) -> float:
+        """Of the whole series: `name{label="value"}`, labels in the order of the alphabet."""
         return float(next(line.split()[-1] for line in self.get("/metrics").text.splitlines() if line.startswith(f"{name} ")))
 
     def wait_for_passes(self, count: int) -> None:
@@ -94,8 +95,8 @@ class Process:
     def wait_for_lists(self, count: int) -> None:
         """Until `count` more full lists were taken and everything they asked for is done."""
         for _ in range(count):
-            before = self.metric("millrace_last_full_list_seconds")
-            eventually(lambda before=before: self.metric("millrace_last_full_list_seconds") > before, "a full list")  # type: ignore[misc]
+            before = self.metric("millrace_last_full_list_timestamp_seconds")
+            eventually(lambda before=before: self.metric("millrace_last_full_list_timestamp_seconds") > before, "a full list")  # type: ignore[misc]
         eventually(lambda: self.metric("millrace_queue_depth") == 0, "the queue is empty")
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:

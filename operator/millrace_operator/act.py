@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from millrace_operator.cluster import Cluster, NameConflict, Observed
 from millrace_operator.connection import Forbidden, NamespaceEnds, NotFound, Refused
 from millrace_operator.desired import CHILD_KINDS, origin
+from millrace_operator.drift import Repairs
 from millrace_operator.manifest import Manifest
 from millrace_operator.names import redis
+from millrace_operator.ownership import Drift, drift
 from millrace_operator.rollout import Rollout, Trouble, read_rollout
-from millrace_operator.status import CHILD_REFUSED, CRD_NOT_INSTALLED, FORBIDDEN, INVALID_SPEC, NAME_CONFLICT
+from millrace_operator.status import CHILD_REFUSED, CRD_NOT_INSTALLED, FIELD_CONFLICT, FORBIDDEN, INVALID_SPEC, NAME_CONFLICT
 
 OPTIONAL = {kind.kind for kind in CHILD_KINDS if kind.optional}
 
@@ -27,6 +29,8 @@ class Outcome:
     monitoring: Trouble | None
     """What stood in the way of a child that nobody is served by."""
     pods: tuple[Manifest, ...]
+    repaired: tuple[tuple[str, str, Drift], ...] = ()
+    """(kind, name, what) of children that somebody had changed."""
 
     @property
     def deployment(self) -> Manifest | None:
@@ -39,39 +43,65 @@ class Outcome:
         return read_rollout(self.deployment, self.pods) if self.deployment else None
 
 
-async def act(cluster: Cluster, wish: Sequence[Manifest], seen: Observed, *, secret: Manifest | None = None) -> Outcome:
-    """Apply every child of the wish, delete those that are not in it. Raises ApiError.
+async def act(
+    cluster: Cluster, wish: Sequence[Manifest], seen: Observed, repairs: Repairs, *, secret: Manifest | None = None, now: float
+) -> Outcome:
+    """Apply every child of the wish, delete those that are not in it. `now` is monotonic seconds. Raises ApiError.
 
     `secret` is created, not applied, before its Redis; while it cannot be, Redis waits.
     """
     live: list[Manifest] = []
     problems: list[Trouble] = []
     aside: list[Trouble] = []
-    if secret is not None:
-        try:
-            await cluster.create_secret(secret)
-        except NamespaceEnds:
-            raise
-        except (Refused, Forbidden) as error:
-            problems.append(_trouble("Secret", secret["metadata"]["name"], error))
-            waits = redis(seen.manifest["metadata"]["name"])
-            wish = [child for child in wish if child["metadata"]["name"] != waits]
+    repaired: list[tuple[str, str, Drift]] = []
+    if secret is not None and (trouble := await _create_secret(cluster, secret)):
+        problems.append(trouble)
+        waits = redis(seen.manifest["metadata"]["name"])
+        wish = [child for child in wish if child["metadata"]["name"] != waits]
     for child in wish:
         kind, name = child["kind"], child["metadata"]["name"]
+        told = aside if kind in OPTIONAL else problems
         if kind in seen.out_of_reach:
-            aside.append(_trouble(kind, name, seen.out_of_reach[kind]))
+            told.append(_trouble(kind, name, seen.out_of_reach[kind]))
             continue
+        place = (child["metadata"]["namespace"], seen.manifest["metadata"]["name"], kind, name)
+        found = seen.child(kind, name)
+        taken = drift(child, found) if found else None
         try:
-            live.append(await cluster.apply(child, seen.child(kind, name)))
+            if found is not None and taken is not None and not repairs.may_repair(place, taken, now=now):
+                live.append(found)
+                continue
+            live.append(await cluster.apply(child, found))
+            if taken is not None:
+                repairs.repaired(place, now=now)
+                repaired.append((kind, name, taken))
         except NamespaceEnds:
             raise
         except (NameConflict, Refused, Forbidden) as error:
-            (aside if kind in OPTIONAL else problems).append(_trouble(kind, name, error))
+            told.append(_trouble(kind, name, error))
+        finally:
+            if fight := repairs.fight(place, now=now):
+                told.append(_fight(kind, name, fight))
     wanted = {(child["kind"], child["metadata"]["name"]) for child in wish}
     for child in seen.children:
         if (child["kind"], child["metadata"]["name"]) not in wanted and "deletionTimestamp" not in child["metadata"]:
             await cluster.prune(child)
-    return Outcome(seen.manifest, tuple(live), tuple(problems), next(iter(aside), None), seen.pods)
+    return Outcome(seen.manifest, tuple(live), tuple(problems), next(iter(aside), None), seen.pods, tuple(repaired))
+
+
+async def _create_secret(cluster: Cluster, secret: Manifest) -> Trouble | None:
+    try:
+        await cluster.create_secret(secret)
+    except NamespaceEnds:
+        raise
+    except (Refused, Forbidden) as error:
+        return _trouble("Secret", secret["metadata"]["name"], error)
+    return None
+
+
+def _fight(kind: str, name: str, fight: Drift) -> Trouble:
+    sentence = f"{kind} {name!r}: {fight} is rewritten again and again, and now put back only every few minutes"
+    return Trouble(cause=FIELD_CONFLICT, sentence=sentence, needs_a_human=True, bars_serving=False)
 
 
 def _trouble(kind: str, name: str, error: NameConflict | Refused | Forbidden | NotFound) -> Trouble:

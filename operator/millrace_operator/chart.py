@@ -86,7 +86,7 @@ class ChartValues(Values):
     """The image of the Redis of services that want one."""
     image_pull_secrets: list[NamedObject] = []
     """Secrets of the release's namespace, for the operator's image."""
-    replicas: Annotated[int, Field(ge=0, le=5)] = 1
+    replicas: Annotated[int, Field(ge=0, le=5)] = 2
     """Operators; one leads and the others wait to take over. Traffic does not depend on any of them."""
     watch_namespaces: list[Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]] = []
     """Namespaces to serve, with a Role in each. Empty: all of them, with a ClusterRole."""

@@ -1,7 +1,7 @@
 """The only Kubernetes I/O of a pass: observe, apply, prune, scale, write the status. It chooses nothing.
 
 Every write goes through the guard (do we still lead?), the token bucket and a timeout. Server-side apply has one field manager;
-scale, status and deletions carry the version they were decided on, so that a write that comes too late is refused.
+every write but a creation carries the version it was decided on, so that one that comes too late is refused.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ from millrace_operator.names import (
     API_VERSION,
     FIELD_MANAGER,
     INSTANCE_LABEL,
+    KIND,
     MANAGED_BY_LABEL,
     PLURAL,
     child_labels,
@@ -55,7 +56,7 @@ class Observed:
 
 
 class Cluster:
-    """`guard` raises when this process may not write. Timeouts in seconds."""
+    """`guard` raises when this process may not write; `wrote` is told kind and verb of each accepted write. Timeouts in seconds."""
 
     def __init__(
         self,
@@ -65,6 +66,7 @@ class Cluster:
         bucket: TokenBucket,
         read_timeout: float,
         write_timeout: float,
+        wrote: Callable[[str, str], None] = lambda kind, verb: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._connection = connection
@@ -72,6 +74,7 @@ class Cluster:
         self._bucket = bucket
         self._read_timeout = read_timeout
         self._write_timeout = write_timeout
+        self._wrote = wrote
         self._clock = clock
 
     async def keys(self, namespaces: Sequence[str]) -> set[Key]:
@@ -131,8 +134,9 @@ class Cluster:
         if live is not None and is_as_wished(wish, live):
             return live
         if live is not None and owns(live, "spec", "replicas") and "replicas" not in wish["spec"]:
-            await self._hand_over_replicas(live, path)
-        return {**await self._apply(path, wish, manager=FIELD_MANAGER), "kind": wish["kind"], "apiVersion": wish["apiVersion"]}
+            live = await self._hand_over_replicas(live, path)
+        answer = await self._apply(path, _over(wish, live), manager=FIELD_MANAGER)
+        return {**answer, "kind": wish["kind"], "apiVersion": wish["apiVersion"]}
 
     async def create_secret(self, secret: Manifest) -> None:
         """One that is there already stays as it is, and unread: the operator may only create them."""
@@ -152,17 +156,33 @@ class Cluster:
             "preconditions": {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]},
         }
         await self._write("DELETE", _path_of(live), options)
+        self._wrote(live["kind"], "delete")
 
     async def scale(self, deployment: Manifest, replicas: int) -> None:
         """Raises Conflict when the Deployment has changed or gone since it was seen."""
         body = {"metadata": {"resourceVersion": deployment["metadata"]["resourceVersion"]}, "spec": {"replicas": replicas}}
         await self._write("PATCH", f"{_path_of(deployment)}/scale", body, content_type=MERGE)
+        self._wrote(deployment["kind"], "scale")
 
     async def write_status(self, manifest: Manifest, status: Manifest) -> None:
         """Raises Conflict when the service has changed or gone since it was seen."""
         body = {**manifest, "status": status}
         body["metadata"] = {key: value for key, value in manifest["metadata"].items() if key != "managedFields"}
         await self._write("PUT", f"{_path_of(manifest)}/status", body)
+        self._wrote(KIND, "status")
+
+    async def create_event(self, event: Manifest) -> None:
+        """Raises AlreadyThere."""
+        namespace = event["metadata"]["namespace"]
+        await self._write("POST", _path(event["apiVersion"], "events", namespace), event)
+        self._wrote(event["kind"], "create")
+
+    async def repeat_event(self, event: Manifest, series: Manifest) -> None:
+        """It happened again. Raises Conflict when the API server has forgotten the first one."""
+        metadata = event["metadata"]
+        path = _path(event["apiVersion"], "events", metadata["namespace"], metadata["name"])
+        await self._write("PATCH", path, {"series": series}, content_type=MERGE)
+        self._wrote(event["kind"], "patch")
 
     async def _keys_of(self, namespace: str) -> set[Key]:
         """Metadata only, in pages; a page that expired (410) raises ApiError and the next full list begins anew."""
@@ -193,7 +213,7 @@ class Cluster:
             raise NameConflict(wish["kind"], wish["metadata"]["name"])
         return live
 
-    async def _hand_over_replicas(self, live: Manifest, path: str) -> None:
+    async def _hand_over_replicas(self, live: Manifest, path: str) -> Manifest:
         """A field that its only manager stops applying is removed, which would reset the count to 1: hold it by a second manager."""
         held = {
             "apiVersion": live["apiVersion"],
@@ -201,11 +221,13 @@ class Cluster:
             "metadata": {"name": live["metadata"]["name"]},
             "spec": {"replicas": live["spec"]["replicas"]},
         }
-        await self._apply(path, held, manager=SCALE_MANAGER)
+        return await self._apply(path, _over(held, live), manager=SCALE_MANAGER)
 
     async def _apply(self, path: str, wish: Manifest, *, manager: str) -> Manifest:
         query = {"fieldManager": manager, "force": "true", "fieldValidation": "Strict"}
-        return await self._write("PATCH", path, wish, content_type=APPLY, query=query)
+        answer = await self._write("PATCH", path, wish, content_type=APPLY, query=query)
+        self._wrote(wish["kind"], "apply")
+        return answer
 
     async def _get(self, path: str, query: dict[str, str] | None = None) -> Manifest:
         return await self._connection.get(path, query=query, seconds=self._read_timeout)
@@ -225,6 +247,17 @@ class Cluster:
 
 
 _PLURALS = {(kind.api_version, kind.kind): kind.plural for kind in CHILD_KINDS}
+
+
+def _over(wish: Manifest, live: Manifest | None) -> Manifest:
+    """The wish, bound to the version that was seen: sent past the Lease's end, it meets a newer one and is refused.
+
+    The version alone would not keep an object that is gone from being made anew.
+    """
+    if live is None:
+        return wish
+    seen = {name: live["metadata"][name] for name in ("uid", "resourceVersion")}
+    return {**wish, "metadata": {**wish["metadata"], **seen}}
 
 
 def _path(api_version: str, plural: str, namespace: str, name: str = "") -> str:

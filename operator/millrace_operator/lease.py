@@ -100,6 +100,12 @@ class Leadership:
         self._clock = clock
         self._sleep = sleep
         self._record: Record | None = None
+        self._heard_at = -math.inf
+
+    @property
+    def in_touch(self) -> bool:
+        """The Lease was read or renewed within its duration: this process leads, or could."""
+        return self._clock() - self._heard_at < self._term.duration
 
     @property
     def leads(self) -> bool:
@@ -143,7 +149,7 @@ class Leadership:
     async def _try_to_take(self) -> bool:
         try:
             record = await self._store.read()
-            began = self._clock()
+            began = self._heard_at = self._clock()
             if not self._election.may_take(record, now=began):
                 return False
             self._record = await self._store.write(self._election.identity, over=record)
@@ -165,6 +171,7 @@ class Leadership:
         except ApiError as error:
             logger.warning("the Lease was not renewed: %s", error)
             return None
+        self._heard_at = began
         self._election.renewed(began=began)
         return self._election.identity
 

@@ -1,11 +1,51 @@
-"""What Prometheus reads from the operator. Names and meanings only; whoever knows a value sets it."""
+"""What Prometheus reads from the operator. Names and meanings only; whoever knows a value sets it.
 
-from collections.abc import Callable
+Labels are bounded: outcomes, kinds, verbs and errors are few, and a service's series go with the service.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceFigures:
+    """One InferenceService as its last pass left it: counts of replicas, and why it is ready or not."""
+
+    ready: int
+    desired: int
+    serves: bool
+    reason: str
+
+
+class ServiceGauges(Collector):
+    """The series of every service, by (namespace, name). Only the leader knows any."""
+
+    def __init__(self) -> None:
+        self._figures: dict[tuple[str, str], ServiceFigures] = {}
+
+    def tell(self, key: tuple[str, str], figures: ServiceFigures) -> None:
+        self._figures[key] = figures
+
+    def forget(self, key: tuple[str, str]) -> None:
+        self._figures.pop(key, None)
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        labels = ("namespace", "name")
+        ready = GaugeMetricFamily("millrace_service_ready_replicas", "Replicas that serve.", labels=labels)
+        desired = GaugeMetricFamily("millrace_service_desired_replicas", "Replicas that are wanted.", labels=labels)
+        serves = GaugeMetricFamily("millrace_service_ready", "1 while the condition Ready is True.", labels=(*labels, "reason"))
+        for key, figures in self._figures.items():
+            ready.add_metric(key, figures.ready)
+            desired.add_metric(key, figures.desired)
+            serves.add_metric((*key, figures.reason), figures.serves)
+        yield from (ready, desired, serves)
 
 
 class Metrics:
@@ -14,6 +54,8 @@ class Metrics:
     def __init__(self, *, leads: Callable[[], bool], depth: Callable[[], int], waited: Callable[[], float]) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
+        self.service = ServiceGauges()
+        self._registry.register(self.service)
         self.passes = Counter("millrace_passes", "Reconcile passes by outcome.", ["outcome"], registry=self._registry)
         self.pass_seconds = Histogram(
             "millrace_pass_seconds",
@@ -21,11 +63,17 @@ class Metrics:
             registry=self._registry,
             buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60),
         )
+        self._writes = Counter("millrace_writes", "Writes that the API server accepted.", ["kind", "verb"], registry=self._registry)
+        self.errors = Counter("millrace_errors", "Passes that failed, by why.", ["reason"], registry=self._registry)
         self.services = Gauge("millrace_services", "InferenceServices at the last full list.", registry=self._registry)
-        self.full_list = Gauge("millrace_last_full_list_seconds", "Monotonic seconds of the last full list.", registry=self._registry)
+        self.full_list = Gauge("millrace_last_full_list_timestamp_seconds", "Unix time of the last full list.", registry=self._registry)
         self._gauge("millrace_leader", "1 while this process may write.", leads)
         self._gauge("millrace_queue_depth", "Keys that wait for a pass.", depth)
         self._gauge("millrace_queue_waited_seconds", "Seconds that the oldest due key has waited.", waited)
+
+    def wrote(self, kind: str, verb: str) -> None:
+        """`verb` is one of apply, scale, status, delete, create and patch; the last two are of Events."""
+        self._writes.labels(kind, verb).inc()
 
     def text(self) -> bytes:
         return generate_latest(self._registry)

@@ -7,11 +7,13 @@ when a field of the wish is no longer ours: no value is compared, and what the s
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from millrace_operator.manifest import Manifest
 from millrace_operator.names import FIELD_MANAGER, HASH_ANNOTATION
 
+MAX_FIELDS_TOLD = 3
 _UNTRACKED = {"apiVersion", "kind"}
 _UNTRACKED_METADATA = {"name", "namespace"}
 
@@ -35,11 +37,47 @@ def is_as_wished(wish: Manifest, live: Manifest) -> bool:
     return next(lost_fields(wish, live), None) is None
 
 
+@dataclass(frozen=True)
+class Drift:
+    """Fields of ours that somebody took or removed since we applied them, and who has them now."""
+
+    fields: tuple[str, ...]
+    managers: tuple[str, ...]
+    is_undone: bool
+    """Even the mark of what we applied was replaced, as `kubectl rollout undo` does."""
+
+    def __str__(self) -> str:
+        shown = ", ".join(self.fields[:MAX_FIELDS_TOLD]) + (" and more" if len(self.fields) > MAX_FIELDS_TOLD else "")
+        return f"{shown}, changed by {' and '.join(map(repr, self.managers)) or 'somebody who left no name'},"
+
+
+def drift(wish: Manifest, live: Manifest) -> Drift | None:
+    """None when nothing was taken, and when the wish itself has changed since: then it is an edit that is on its way."""
+    wish = stamped(wish)
+    lost = tuple(lost_fields(wish, live))
+    unmarked = not owns(live, "metadata", "annotations", HASH_ANNOTATION)
+    applied = (live["metadata"].get("annotations") or {}).get(HASH_ANNOTATION)
+    if not applied_fields(live) or not lost or (not unmarked and applied != wish["metadata"]["annotations"][HASH_ANNOTATION]):
+        return None
+    fields = tuple(sorted(path for path in lost if not path.startswith(".metadata.annotations"))) or lost
+    return Drift(fields=fields, managers=_holders(wish, live, set(lost)), is_undone=unmarked and live.get("kind") == "Deployment")
+
+
+def _holders(wish: Manifest, live: Manifest, lost: set[str]) -> tuple[str, ...]:
+    """Managers that own at least one of the lost fields."""
+    entries = [each for each in live["metadata"].get("managedFields") or () if each.get("fieldsV1")]
+    return tuple(sorted({str(each.get("manager")) for each in entries if lost - set(_not_in(wish, each["fieldsV1"], live))}))
+
+
 def lost_fields(wish: Manifest, live: Manifest) -> Iterator[str]:
     """Paths of the wish that another manager took, or that are gone."""
+    yield from _not_in(wish, applied_fields(live), live)
+
+
+def _not_in(wish: Manifest, fields: Manifest, live: Manifest) -> Iterator[str]:
     tracked = {key: value for key, value in wish.items() if key not in _UNTRACKED}
     tracked["metadata"] = {key: value for key, value in wish["metadata"].items() if key not in _UNTRACKED_METADATA}
-    yield from _lost(tracked, applied_fields(live), live, "")
+    yield from _lost(tracked, fields, live, "")
 
 
 def applied_fields(live: Manifest) -> Manifest:
@@ -73,8 +111,8 @@ def _lost(wish: Manifest, fields: Manifest, live: Any, path: str) -> Iterator[st
         here = live.get(name) if isinstance(live, dict) else None
         owned = fields.get(f"f:{name}")
         if owned is None:
-            # The server drops empty values (false, "", [], {}) that mean "unset".
-            if value or here:
+            # The server drops empty values (false, "", [], {}) that mean "unset"; an empty map claims no key, whatever others put in it.
+            if value or (here and not isinstance(value, dict)):
                 yield f"{path}.{name}"
         elif not owned:
             continue  # a scalar, or a list or map that is owned as a whole

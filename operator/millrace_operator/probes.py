@@ -8,11 +8,12 @@ from millrace_operator.metrics import CONTENT_TYPE
 
 
 class Probes:
-    """`sick` says why the process should be restarted, or None. /readyz does not mean "is leader": a standby is ready to lead."""
+    """`sick` says why the process should be restarted, or None. `ready` does not mean "is leader": a standby is ready to lead."""
 
-    def __init__(self, *, port: int, sick: Callable[[], str | None], metrics: Callable[[], bytes]) -> None:
+    def __init__(self, *, port: int, sick: Callable[[], str | None], ready: Callable[[], bool], metrics: Callable[[], bytes]) -> None:
         self._port = port
         self._sick = sick
+        self._ready = ready
         self._metrics = metrics
         self._runner: web.AppRunner | None = None
 
@@ -37,7 +38,9 @@ class Probes:
         return web.Response(text="ok") if reason is None else web.Response(text=reason, status=503)
 
     async def _readyz(self, _: web.Request) -> web.Response:
-        return web.Response(text="ok")
+        if self._ready():
+            return web.Response(text="ok")
+        return web.Response(text="the Lease cannot be read, so this operator could not take over", status=503)
 
     async def _prometheus(self, _: web.Request) -> web.Response:
         return web.Response(body=self._metrics(), headers={"Content-Type": CONTENT_TYPE})

@@ -18,6 +18,8 @@ from millrace_operator.autoscale import Tempo
 from millrace_operator.cluster import Cluster, Key
 from millrace_operator.connection import ApiError, Conflict, Connection, NamespaceEnds, NotFound, configuration
 from millrace_operator.desired import Platform
+from millrace_operator.drift import Repairs
+from millrace_operator.events import Recorder
 from millrace_operator.handlers import watch
 from millrace_operator.lease import Leadership, LeaseObject, NotLeader, Term
 from millrace_operator.load import LoadMonitor, LoadReader
@@ -34,8 +36,6 @@ logger = logging.getLogger(__name__)
 
 STOP_SECONDS = 4
 """What a running pass has to end after SIGTERM."""
-OLDEST_QUEUED = 600
-"""A key that waits longer for a worker means that the workers hang."""
 RELIST_PAUSE = 1
 """Several watches that begin anew at the same time cause one list."""
 
@@ -50,7 +50,7 @@ class Operator:
         self._relisted = asyncio.Event()
         self._known: set[Key] = set()
         self._listed = asyncio.Event()
-        self._listed_at: float | None = None
+        self._looked_at: float | None = None
         term = Term(duration=settings.lease_duration, renew_deadline=settings.lease_renew_deadline, retry=settings.lease_retry)
         lease = LeaseObject(connection, namespace=settings.lease_namespace, name=LEASE, term=term)
         identity = f"{settings.identity}_{uuid.uuid4().hex[:8]}"
@@ -60,12 +60,16 @@ class Operator:
             pace=Pace(coalesce=settings.coalesce, first_retry=settings.first_retry, last_retry=settings.last_retry),
             deadline=settings.pass_deadline,
         )
+        self._metrics = Metrics(
+            leads=lambda: self._leadership.leads, depth=lambda: self._queue.schedule.depth, waited=lambda: self._queue.waited
+        )
         self._cluster = Cluster(
             connection,
             guard=self._leadership.guard,
             bucket=TokenBucket(per_second=settings.writes_per_second, burst=settings.write_burst),
             read_timeout=settings.read_timeout,
             write_timeout=settings.write_timeout,
+            wrote=self._metrics.wrote,
         )
         self._reader = LoadReader(port=DEFAULT_PROMETHEUS_PORT, timeout=settings.load_timeout)
         self._monitor = LoadMonitor(
@@ -93,11 +97,16 @@ class Operator:
             changed=self._queue.add,
             came_or_went=self._add_all,
         )
-        self._reconciler = Reconciler(cluster=self._cluster, monitor=self._monitor, platform=platform, now=_now)
-        self._metrics = Metrics(
-            leads=lambda: self._leadership.leads, depth=lambda: self._queue.schedule.depth, waited=lambda: self._queue.waited
+        self._reconciler = Reconciler(
+            cluster=self._cluster,
+            monitor=self._monitor,
+            platform=platform,
+            gauges=self._metrics.service,
+            repairs=Repairs(window=settings.fight_window, pause=settings.last_retry),
+            recorder=Recorder(self._cluster, identity=identity, now=_utc),
+            now=lambda: _utc().strftime("%Y-%m-%dT%H:%M:%SZ"),
         )
-        self._probes = Probes(port=settings.port, sick=self._sick, metrics=self._metrics.text)
+        self._probes = Probes(port=settings.port, sick=self._sick, ready=lambda: self._leadership.in_touch, metrics=self._metrics.text)
 
     async def run(self) -> int:
         """Returns the exit code: 0 when it was told to stop."""
@@ -153,9 +162,17 @@ class Operator:
         except NamespaceEnds:
             outcome = "gone"
         except (ApiError, NotLeader) as error:
+            self._metrics.errors.labels(type(error).__name__).inc()
             raise RetryLater(str(error), seconds=getattr(error, "retry_after", 0)) from error
-        except RetryLater:
+        except RetryLater as later:
             outcome = "retry"
+            self._metrics.errors.labels(later.reason).inc()
+            raise
+        except asyncio.CancelledError:
+            self._metrics.errors.labels("DeadlineExceeded").inc()
+            raise
+        except Exception:
+            self._metrics.errors.labels("Defect").inc()
             raise
         finally:
             self._metrics.passes.labels(outcome).inc()
@@ -164,6 +181,7 @@ class Operator:
     async def _resync(self) -> None:
         """A full list every `resync` seconds; after a watch began anew, a list that only finds what came and went unseen."""
         everything = True
+        self._looked_at = time.monotonic()
         while True:
             try:
                 present = await self._cluster.keys(self._settings.namespaces)
@@ -171,6 +189,8 @@ class Operator:
                 if isinstance(error, NotFound) and self._listed.is_set():
                     raise MissingDefinition("the CustomResourceDefinition is gone; a new process waits for it") from error
                 logger.warning("InferenceServices cannot be listed (without their definition, apply crds/ first): %s", error)
+                if not self._listed.is_set():
+                    self._looked_at = time.monotonic()  # nothing is stuck: there is nothing to find yet
                 await asyncio.sleep(self._settings.first_retry)
                 continue
             self._take_stock(present, everything=everything)
@@ -181,10 +201,10 @@ class Operator:
         for key in self._known | present if everything else self._known ^ present:
             self._queue.add(key)
         self._known = present
-        self._listed_at = time.monotonic()
+        self._looked_at = time.monotonic()
         self._listed.set()
         self._metrics.services.set(len(present))
-        self._metrics.full_list.set(self._listed_at)
+        self._metrics.full_list.set_to_current_time()
 
     def _add_all(self) -> None:
         for key in self._known:
@@ -201,9 +221,15 @@ class Operator:
         return False
 
     def _sick(self) -> str | None:
-        if self._queue.waited > OLDEST_QUEUED:
-            return f"a key has waited {self._queue.waited:.0f} s for a worker"
-        if self._listed_at is not None and time.monotonic() - self._listed_at > 2.5 * self._settings.resync:
+        """Looks at the loop, not at what the cluster answers: a new process would get the same answers."""
+        queue, patience = self._queue, self._settings.stall
+        if queue.waited > patience:
+            return f"a key has waited {queue.waited:.0f} s for a worker"
+        if queue.longest > self._settings.pass_deadline + patience:
+            return f"a pass has run for {queue.longest:.0f} s and cannot be ended"
+        if queue.fruitless > patience:
+            return f"for {queue.fruitless:.0f} s no pass has come to an end"
+        if self._looked_at is not None and time.monotonic() - self._looked_at > 2.5 * self._settings.resync + patience:
             return "the last full list is too old"
         return None
 
@@ -222,8 +248,8 @@ async def run(settings: OperatorSettings) -> int:
     return await Operator(settings, Connection(await configuration())).run()
 
 
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def _utc() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
 
 
 def _die(_: str) -> None:

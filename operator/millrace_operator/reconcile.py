@@ -1,16 +1,20 @@
 """One pass over one InferenceService: look, decide, act, report. Always the whole wish, never "what changed"."""
 
 import secrets
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from millrace_operator import status
 from millrace_operator.act import Outcome, act
-from millrace_operator.api import AutoscalingStatus, InferenceService, InferenceServiceStatus, InvalidService, parse
+from millrace_operator.api import AutoscalingStatus, InferenceService, InferenceServiceStatus, InvalidService, parse, parse_status
 from millrace_operator.cluster import Cluster, Key, Observed
 from millrace_operator.desired import Platform, children, redis_secret, runs_redis
+from millrace_operator.drift import Repairs
+from millrace_operator.events import Recorder, news, repaired
 from millrace_operator.load import LoadMonitor, subject
 from millrace_operator.manifest import Manifest
+from millrace_operator.metrics import ServiceFigures, ServiceGauges
 from millrace_operator.names import redis
 from millrace_operator.workqueue import RetryLater
 
@@ -20,14 +24,20 @@ class Reconciler:
     cluster: Cluster
     monitor: LoadMonitor
     platform: Platform
+    gauges: ServiceGauges
+    repairs: Repairs
+    recorder: Recorder
     now: Callable[[], str]
     """RFC 3339, for people; nothing is decided by it."""
+    clock: Callable[[], float] = time.monotonic
 
     async def reconcile(self, key: Key) -> None:
         """Raises RetryLater or ApiError for what only time or another's action can heal."""
         seen = await self.cluster.observe(key)
         if seen is None or "deletionTimestamp" in seen.manifest["metadata"]:
             self.monitor.forget(key)
+            self.gauges.forget(key)
+            self.repairs.forget(*key)
             return
         try:
             service = parse(seen.manifest)
@@ -39,7 +49,9 @@ class Reconciler:
             self.monitor.forget(key)
             await self._report(key, seen, status.report_paused(service, now=self.now()))
             return
-        outcome = await act(self.cluster, children(service, platform=self.platform), seen, secret=_first_secret(service, seen))
+        wish, secret = children(service, platform=self.platform), _first_secret(service, seen)
+        outcome = await act(self.cluster, wish, seen, self.repairs, secret=secret, now=self.clock())
+        await self.recorder.tell(seen.manifest, (repaired(*each) for each in outcome.repaired))
         words = await self._scale(key, service, outcome)
         facts = status.Facts(
             service=service, rollout=outcome.rollout, problems=outcome.problems, monitoring=outcome.monitoring, autoscaling=words
@@ -48,7 +60,7 @@ class Reconciler:
         for trouble in (*outcome.problems, outcome.monitoring):
             # A definition that comes is noticed by itself.
             if trouble is not None and trouble.cause != status.CRD_NOT_INSTALLED:
-                raise RetryLater(trouble.sentence)
+                raise RetryLater(trouble.sentence, reason=trouble.cause)
 
     async def _scale(self, key: Key, service: InferenceService, outcome: Outcome) -> AutoscalingStatus | None:
         if service.spec.autoscaling.mode == "None" or outcome.deployment is None or outcome.rollout is None:
@@ -65,6 +77,19 @@ class Reconciler:
         if (wish := status.as_manifest(report)) != seen.manifest.get("status"):
             await self.cluster.write_status(seen.manifest, wish)
             self.monitor.told(key)
+            await self.recorder.tell(seen.manifest, news(parse_status(seen.manifest.get("status")), report))
+        self.gauges.tell(key, _figures(seen, report))
+
+
+def _figures(seen: Observed, report: InferenceServiceStatus) -> ServiceFigures:
+    ready = next((each for each in report.conditions if each.type == "Ready"), None)
+    deployment = seen.child("Deployment", seen.manifest["metadata"]["name"])
+    return ServiceFigures(
+        ready=report.ready_replicas or 0,
+        desired=deployment["spec"].get("replicas", 1) if deployment else 0,
+        serves=ready is not None and ready.status == "True",
+        reason=ready.reason if ready else "Unknown",
+    )
 
 
 def _first_secret(service: InferenceService, seen: Observed) -> Manifest | None:

@@ -1,6 +1,7 @@
 """What the Deployment and its pods say about a service, as frozen values. Pure parsing; `status` judges."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ class Trouble:
     needs_a_human: bool
     in_model: bool = False
     """The container itself said so: its model could not be fetched or loaded."""
+    bars_serving: bool = True
+    """False: replicas that serve go on doing so."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +63,8 @@ def read_rollout(deployment: Manifest, pods: Sequence[Manifest]) -> Rollout:
     status = deployment.get("status") or {}
     living = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
     present = _revision(max(living, key=lambda pod: pod["metadata"].get("creationTimestamp", ""), default={}))
+    # A pod that is over is told only when no other has anything to tell: it stays for hours beside those that replace it.
+    living.sort(key=lambda pod: (pod.get("status") or {}).get("phase") == "Failed")
     return Rollout(
         settled=status.get("observedGeneration", 0) >= deployment["metadata"]["generation"],
         wanted=deployment["spec"].get("replicas", 1),
@@ -100,17 +105,26 @@ def _replica(pod: Manifest, *, judged: bool) -> Replica:
 def _pod_trouble(name: str, status: Manifest, conditions: dict[str, Manifest]) -> Trouble | None:
     scheduled = conditions.get("PodScheduled", {})
     if scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable":
-        message = scheduled.get("message", "")
-        cause = "InsufficientGPU" if "gpu" in message.lower() else "Unschedulable"
-        return Trouble(cause=cause, sentence=f"pod {name}: {message}", needs_a_human=False)
+        message = _printable(scheduled.get("message", ""))
+        return Trouble(cause=_unschedulable(message), sentence=f"pod {name}: {message}", needs_a_human=False)
     if status.get("phase") == "Failed":
-        cause = status.get("reason") or "PodFailed"
-        return Trouble(cause=cause, sentence=f"pod {name}: {status.get('message') or 'it failed'}", needs_a_human=False)
+        # The kubelet's reasons are many (Evicted, NodeShutdown, OutOfnvidia.com/gpu), and not all are words that a condition may bear.
+        reason = status.get("reason") or "Failed"
+        sentence = f"pod {name} ended as {reason}: {_printable(status.get('message') or 'no message')}"
+        return Trouble(cause="Evicted" if reason == "Evicted" else "PodFailed", sentence=sentence, needs_a_human=False)
     for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
         trouble = _container_trouble(name, container)
         if trouble:
             return trouble
     return None
+
+
+def _unschedulable(message: str) -> str:
+    """The scheduler names what every node lacks, and a claim that is not there before anything else."""
+    if "persistentvolumeclaim" in message.lower():
+        return "VolumeClaimMissing" if "not found" in message else "VolumeClaimPending"
+    # An extended resource has a domain; taints and labels of GPU nodes speak of GPUs too.
+    return "InsufficientGPU" if re.search(r"Insufficient [^ ,/]+/[^ ,]+", message) else "Unschedulable"
 
 
 _NEVER_STARTS = {
@@ -140,7 +154,7 @@ def _container_trouble(pod: str, container: Manifest) -> Trouble | None:
     if told:
         return Trouble(cause=told[0], sentence=f"{where}: {told[1]}", needs_a_human=again, in_model=True)
     if ended.get("reason") == "OOMKilled":
-        sentence = f"{where} used more memory than its limit; raise spec.resources.limits.memory or choose a smaller model"
+        sentence = f"{where} used more memory than its limit"
         return Trouble(cause="OutOfMemory", sentence=sentence, needs_a_human=again, in_model=True)
     last_words = _printable((ended.get("message") or "no message").strip()[-MAX_TERMINATION_MESSAGE:])
     return Trouble(

@@ -47,11 +47,15 @@ class OperatorSettings(Settings):
     coalesce: Seconds = Field(default=0.15, alias="MILLRACE_COALESCE_SECONDS")
     """How long a burst of events is collected before its pass starts."""
     pass_deadline: Seconds = Field(default=60, alias="MILLRACE_PASS_SECONDS")
+    stall: Seconds = Field(default=600, alias="MILLRACE_STALL_SECONDS")
+    """How long a key may wait for a worker, a pass outlive its deadline, or no pass come to an end, until /livez fails."""
     first_retry: Seconds = Field(default=1, alias="MILLRACE_FIRST_RETRY_SECONDS")
     last_retry: Seconds = Field(default=300, alias="MILLRACE_LAST_RETRY_SECONDS")
-    writes_per_second: float = Field(default=100, alias="MILLRACE_WRITES_PER_SECOND", gt=0, le=10_000)
-    """Rate of the bucket that every API write takes from; the Lease does not."""
-    write_burst: int = Field(default=200, alias="MILLRACE_WRITE_BURST", ge=1, le=100_000)
+    fight_window: Seconds = Field(default=600, alias="MILLRACE_FIGHT_WINDOW_SECONDS")
+    """Five repairs of a child in this time are a fight with another writer, which is over when nobody has changed it for as long."""
+    writes_per_second: float = Field(default=200, alias="MILLRACE_WRITES_PER_SECOND", gt=0, le=10_000)
+    """Rate of the bucket that every API write takes from; the Lease does not. A thousand new services cost some ten thousand writes."""
+    write_burst: int = Field(default=400, alias="MILLRACE_WRITE_BURST", ge=1, le=100_000)
     read_timeout: Seconds = Field(default=30, alias="MILLRACE_READ_SECONDS")
     write_timeout: Seconds = Field(default=5, alias="MILLRACE_WRITE_SECONDS")
     """An answer that takes longer counts as failed. At most lease_duration - lease_renew_deadline."""

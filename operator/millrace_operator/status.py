@@ -30,6 +30,7 @@ INVALID_SPEC = "InvalidSpec"
 NAME_CONFLICT = "NameConflict"
 CHILD_REFUSED = "ChildRefused"
 FORBIDDEN = "Forbidden"
+FIELD_CONFLICT = "FieldConflict"
 MODEL_LOADED = "Loaded"
 MODEL_LOADING = "Loading"
 FOLLOWING_LOAD = "FollowingLoad"
@@ -37,10 +38,15 @@ CRD_NOT_INSTALLED = "CRDNotInstalled"
 MONITORED = "ServiceMonitorApplied"
 NOT_SCALING = ("MetricsUnavailable", "NoReadyReplicas")
 
+PROGRESSING = "Progressing"
+NO_EVENT = {STARTING, ROLLING_OUT, COMPLETE, PROGRESSING, PAUSED}
+"""Reasons that tell no trouble."""
+
 NEXT_STEP = {
     NAME_CONFLICT: "Then this service is completed by itself.",
     INVALID_SPEC: "Correct the field; what runs is left as it is.",
     CHILD_REFUSED: "If the value comes from a field of this service, correct it there; else this is a defect: please report it.",
+    FIELD_CONFLICT: "Make that writer leave the field alone; what should change is changed in this InferenceService.",
     FORBIDDEN: "Grant the permission or lift the policy; it is tried again by itself.",
     CRD_NOT_INSTALLED: "Install the Prometheus operator, or set spec.monitoring.enabled to false; the service itself lacks nothing.",
     "QuotaExceeded": "Raise the quota or ask for less; it is tried again by itself.",
@@ -48,6 +54,14 @@ NEXT_STEP = {
     "ImagePullBackOff": "Correct spec.image or spec.model.source, or name the registry's credentials in spec.imagePullSecrets.",
     "ErrImageNeverPull": "The image is not on the node and the pull policy is Never: load it, or change the operator's pull policy.",
     "InvalidImageName": "Correct spec.image or the image in spec.model.source.",
+    "CreateContainerError": "Correct what the message names; the container is tried again by itself.",
+    "RunContainerError": "Correct what the message names, such as spec.runtimeClassName; the container is tried again by itself.",
+    "ContainerFailed": "`kubectl logs --previous` of the pod says more; it is started again by itself.",
+    "OutOfMemory": "Raise spec.resources.limits.memory or choose a smaller model.",
+    "Evicted": "Raise spec.resources.requests, or free the node's memory or disk; another pod takes its place by itself.",
+    "PodFailed": "Another pod takes its place by itself; if it goes on, look at the node.",
+    "VolumeClaimMissing": "Create the PersistentVolumeClaim, or correct its name in spec.model.source; it is scheduled by itself.",
+    "VolumeClaimPending": "See `kubectl describe pvc` for why no volume is bound; it is scheduled by itself.",
     "CreateContainerConfigError": "Create the Secret that it names, or correct its name in the spec.",
     "InsufficientGPU": "Free or add an accelerator, or correct spec.accelerators.resource; it is scheduled by itself.",
     "Unschedulable": "Free or add a node, or loosen resources, nodeSelector and tolerations; it is scheduled by itself.",
@@ -184,7 +198,7 @@ def _answers(facts: Facts) -> list[Answer]:
 
 def _ready(facts: Facts) -> Answer:
     rollout, trouble = facts.rollout, facts.trouble
-    blocked = any(problem.needs_a_human for problem in facts.problems)
+    blocked = any(problem.needs_a_human and problem.bars_serving for problem in facts.problems)
     if rollout is not None and rollout.updated_ready and not blocked:
         return Answer("Ready", "True", SERVING, f"{rollout.ready} of {rollout.wanted} replicas serve")
     if trouble is not None:
@@ -215,7 +229,7 @@ def _stalled(facts: Facts) -> Answer:
     trouble = facts.trouble
     if trouble is not None and trouble.needs_a_human:
         return Answer("Stalled", "True", trouble.cause, _sentence(trouble))
-    return Answer("Stalled", "False", COMPLETE if facts.complete else "Progressing")
+    return Answer("Stalled", "False", COMPLETE if facts.complete else PROGRESSING)
 
 
 def _model_loaded(facts: Facts) -> Answer:

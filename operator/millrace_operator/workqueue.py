@@ -21,8 +21,10 @@ logger = logging.getLogger(__name__)
 class RetryLater(Exception):
     """Raised by a pass that knows how long to wait: `seconds` is a lower bound for its back-off, `level` how loud its log line is."""
 
-    def __init__(self, message: str, *, seconds: float = 0, level: int = logging.WARNING) -> None:
+    def __init__(self, message: str, *, reason: str = "", seconds: float = 0, level: int = logging.WARNING) -> None:
         super().__init__(message)
+        self.reason = reason
+        """One word, for the metrics."""
         self.seconds = seconds
         self.level = level
 
@@ -143,6 +145,8 @@ class WorkQueue(Generic[Key]):
         self._clock = clock
         self._changed = asyncio.Event()
         self._stopping = False
+        self._running: dict[Key, float] = {}
+        self._fruitless_since: float | None = None
 
     def add(self, key: Key) -> None:
         self.schedule.add(key, now=self._clock())
@@ -151,6 +155,16 @@ class WorkQueue(Generic[Key]):
     @property
     def waited(self) -> float:
         return self.schedule.waited(now=self._clock())
+
+    @property
+    def longest(self) -> float:
+        """Seconds that the oldest running pass has taken; beyond the deadline it is one that cannot be ended."""
+        return self._clock() - min(self._running.values(), default=self._clock())
+
+    @property
+    def fruitless(self) -> float:
+        """Seconds in which passes were begun and none came to an end but by its deadline. A failure is an end."""
+        return 0.0 if self._fruitless_since is None else self._clock() - self._fruitless_since
 
     async def run(self, workers: int) -> None:
         """Returns after `stop()`, when the passes that were running have ended."""
@@ -181,10 +195,21 @@ class WorkQueue(Generic[Key]):
             return
 
     async def _pass(self, key: Key) -> None:
+        self._running[key] = self._clock()
+        if self._fruitless_since is None:
+            self._fruitless_since = self._clock()
+        try:
+            await self._run_pass(key)
+        finally:
+            del self._running[key]
+
+    async def _run_pass(self, key: Key) -> None:
+        fruitless_since = None
         try:
             async with asyncio.timeout(self._deadline):
                 await self._work(key)
         except TimeoutError:
+            fruitless_since = self._fruitless_since
             delay = self.schedule.failed(key, now=self._clock())
             logger.warning("%s: the pass took longer than %g s; retried in %.1f s", key, self._deadline, delay)
         except RetryLater as later:
@@ -195,4 +220,5 @@ class WorkQueue(Generic[Key]):
             logger.exception("%s: the pass failed; retried in %.1f s", key, delay)
         else:
             self.schedule.succeeded(key)
+        self._fruitless_since = fruitless_since
         self._changed.set()

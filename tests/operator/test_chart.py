@@ -125,6 +125,7 @@ def test_the_operator_may_do_what_a_pass_does_and_nothing_else() -> None:
         ("apps", "deployments/scale"): {"patch"},
         ("", "pods"): {"list", "watch"},
         ("", "secrets"): {"create"},
+        ("events.k8s.io", "events"): {"create", "patch"},
     }
     assert grants(role) == needed
 
@@ -230,7 +231,7 @@ def test_the_rights_are_enough_to_take_renew_and_release_the_lease(apiserver: Co
     taken = lease("metadata.resourceVersion")
     eventually(lambda: lease("metadata.resourceVersion") != taken, "a renewal")
     # Not until its queue is empty: it watches every namespace, and what other tests left there may never come to rest.
-    eventually(lambda: installed.metric("millrace_last_full_list_seconds") > 0, "a full list")
+    eventually(lambda: installed.metric("millrace_last_full_list_timestamp_seconds") > 0, "a full list")
     assert installed.stop() == 0
     assert lease("spec.holderIdentity") == ""
     assert not installed.said("Forbidden")

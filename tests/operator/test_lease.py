@@ -241,3 +241,20 @@ async def test_what_is_no_lease_is_an_error_that_the_loop_survives(
         with pytest.raises(ApiError, match="InvalidLease"):
             await LeaseObject(connection, namespace="default", name="chat", term=TERM).read()
         await connection.close()
+
+
+async def test_who_cannot_reach_the_lease_is_not_ready_to_lead_and_a_standby_is() -> None:
+    store = Store()
+    leader, standby = Candidate(store, "a", clock_starts_at=0), Candidate(store, "b", clock_starts_at=500)
+    assert not standby.leadership.in_touch, "it has not looked yet"
+    assert await leader.try_to_lead()
+    assert not await standby.try_to_lead()
+    assert leader.leadership.in_touch
+    assert standby.leadership.in_touch
+    store.fault = Unreachable(0, "Timeout", "nobody")
+    standby.clock.now += TERM.duration
+    assert not await standby.try_to_lead()
+    assert not standby.leadership.in_touch
+    store.fault = None
+    await leader.renew(3)
+    assert leader.leadership.in_touch

@@ -38,7 +38,7 @@ def test_a_restarted_operator_changes_nothing(api: Api, operator: Process, start
     assert operator.stop() == 0
     second = start()
     second.wait_until_it_leads()
-    eventually(lambda: second.said("leading as") and second.metric("millrace_last_full_list_seconds") > 0, "the first list")
+    eventually(lambda: second.said("leading as") and second.metric("millrace_last_full_list_timestamp_seconds") > 0, "the first list")
     second.wait_for_lists(4)
     assert writes(api.control_plane) == before
 
@@ -94,7 +94,7 @@ def test_a_killed_leader_is_followed(operator: Process, start: Callable[..., Pro
 
 def test_the_operator_is_small_and_alive(operator: Process) -> None:
     assert operator.get("/livez").text == "ok"
-    eventually(lambda: operator.metric("millrace_last_full_list_seconds") > 0, "the first list")
+    eventually(lambda: operator.metric("millrace_last_full_list_timestamp_seconds") > 0, "the first list")
     megabytes = operator.metric("process_resident_memory_bytes") / 2**20
     print(f"resident memory {megabytes:.0f} MiB")  # noqa: T201 - a figure to report
     assert megabytes <= 90
@@ -124,3 +124,26 @@ def test_a_stored_object_that_today_s_schema_refuses_is_told_once(api: Api, oper
     operator.wait_for_lists(3)
     assert writes(api.control_plane) == before
     assert not operator.said("retried")
+
+
+def test_the_operator_s_metrics_tell_its_work_and_every_service_until_it_goes(api: Api, operator: Process) -> None:
+    api.create(cpu_service(autoscaling={"minReplicas": 2}))
+    eventually(lambda: api.is_complete() and api.is_replicas(2), "children exist and are scaled")
+    labels = f'{{name="chat",namespace="{api.namespace}"}}'
+    eventually(lambda: operator.metric(f"millrace_service_desired_replicas{labels}") == 2, "the wanted replicas")
+    assert operator.metric(f"millrace_service_ready_replicas{labels}") == 0
+    assert operator.metric(f'millrace_service_ready{labels[:-1]},reason="Starting"}}') == 0
+    assert operator.metric('millrace_writes_total{kind="Deployment",verb="apply"}') == 1
+    assert operator.metric('millrace_writes_total{kind="Deployment",verb="scale"}') == 1
+    assert operator.metric('millrace_writes_total{kind="Service",verb="apply"}') == 2
+    assert operator.metric('millrace_writes_total{kind="InferenceService",verb="status"}') >= 1
+    assert abs(time.time() - operator.metric("millrace_last_full_list_timestamp_seconds")) < DEADLINE
+    api.delete(f"{api.root}/chat")
+    eventually(lambda: 'name="chat"' not in operator.get("/metrics").text, "its series are gone")
+
+
+def test_why_passes_fail_is_counted(api: Api, operator: Process) -> None:
+    foreign = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "chat"}, "spec": {"ports": [{"port": 1}]}}
+    assert api.client.post(api.path("services", ""), json=foreign).status_code == 201
+    api.create(cpu_service())
+    eventually(lambda: 'millrace_errors_total{reason="NameConflict"}' in operator.get("/metrics").text, "the reason is counted")

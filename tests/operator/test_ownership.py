@@ -6,7 +6,7 @@ import pytest
 
 from millrace_operator.manifest import Manifest
 from millrace_operator.names import FIELD_MANAGER
-from millrace_operator.ownership import is_as_wished, lost_fields, owns, stamped
+from millrace_operator.ownership import drift, is_as_wished, lost_fields, owns, stamped
 
 WISH: Manifest = {
     "apiVersion": "v1",
@@ -93,3 +93,28 @@ def test_an_empty_value_that_somebody_filled_is_lost() -> None:
     filled = live(OWNED)
     filled["spec"] = {**filled["spec"], "publishNotReadyAddresses": True}
     assert list(lost_fields(stamped(WISH), filled)) == [".spec.publishNotReadyAddresses"]
+
+
+def test_an_empty_map_claims_nothing_that_others_put_in_it() -> None:
+    """A restarted rollout annotates the pod template: repairing that would never come to an end."""
+    wish = {**WISH, "spec": {**WISH["spec"], "annotations": {}}}
+    filled = live(OWNED)
+    filled["spec"] = {**filled["spec"], "annotations": {"kubectl.kubernetes.io/restartedAt": "now"}}
+    assert list(lost_fields(stamped(wish), filled)) == []
+
+
+def test_drift_names_the_fields_and_whoever_has_them_now() -> None:
+    taken = live(without(OWNED, "f:spec", "f:selector"))
+    thief = {"manager": "meddler", "operation": "Update", "fieldsV1": {"f:spec": {"f:selector": {}}}}
+    bystander = {"manager": "scaler", "operation": "Update", "fieldsV1": {"f:spec": {"f:replicas": {}}}}
+    taken["metadata"]["managedFields"] += [thief, bystander]
+    found = drift(WISH, taken)
+    assert found is not None
+    assert (found.fields, found.managers, found.is_undone) == ((".spec.selector",), ("meddler",), False)
+
+
+def test_an_edit_on_its_way_is_no_drift() -> None:
+    edited = {**WISH, "spec": {**WISH["spec"], "new": "field"}}
+    assert drift(edited, live(OWNED)) is None
+    assert drift(WISH, live(OWNED)) is None
+    assert drift(WISH, live(OWNED, manager="kubectl")) is None, "it was never ours"

@@ -1,6 +1,8 @@
 """How the operator's parts hold together when one of them ends or the API server is against them, with an API server that is played."""
 
 import asyncio
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -111,3 +113,24 @@ def test_a_conflict_without_end_is_tried_later_and_later(start: Callable[..., Pr
         assert operator.metric('millrace_passes_total{outcome="conflict"}') == 1
         assert api.count("PATCH", "/chat") == 1
         assert not operator.said("retried"), "a conflict is no news"
+
+
+def test_a_loop_whose_passes_never_end_fails_livez_and_a_refused_pass_does_not(start: Callable[..., Process]) -> None:
+    hangs = threading.Event()
+    usual = cluster_of(lambda: [stored(cpu_service())], child=(403, {}))
+
+    def answer(method: str, path: str, body: Manifest) -> tuple[int, Manifest | bytes]:
+        if path.endswith(f"{LIST}/chat"):
+            while hangs.is_set():
+                time.sleep(0.02)
+        return usual(method, path, body)
+
+    with FakeApi(answer) as api:
+        operator = start(api, MILLRACE_STALL_SECONDS="1.5", MILLRACE_PASS_SECONDS="0.3", MILLRACE_LAST_RETRY_SECONDS="1")
+        eventually(lambda: api.count("PATCH", "/chat") >= 3, "passes that are refused")
+        assert operator.get("/livez").status_code == 200
+        hangs.set()
+        eventually(lambda: operator.get("/livez").status_code == 503, "the loop is seen to be stuck")
+        assert "no pass has come to an end" in operator.get("/livez").text
+        hangs.clear()
+        eventually(lambda: operator.get("/livez").status_code == 200, "it works again")

@@ -1,16 +1,22 @@
 """What a user and kstatus read at every stage of a service's life."""
 
+import inspect
+import re
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+import argo
+from kstatus import kstatus
+from millrace_operator import act, rollout
 from millrace_operator.api import AutoscalingStatus, InferenceServiceStatus, parse
 from millrace_operator.autoscale import Decision
 from millrace_operator.manifest import Manifest
-from millrace_operator.rollout import Trouble, read_rollout
-from millrace_operator.status import Facts, as_manifest, autoscaling_status, report, report_invalid, report_paused
-from services import manifest, stored
+from millrace_operator.names import GROUP, KIND, PAUSED_ANNOTATION
+from millrace_operator.rollout import _NEVER_STARTS, Trouble, read_rollout
+from millrace_operator.status import NEXT_STEP, Facts, as_manifest, autoscaling_status, report, report_invalid, report_paused
+from services import CHECKOUT, manifest, stored
 
 NOON, LATER = "2026-01-01T12:00:00Z", "2026-01-01T13:00:00Z"
 
@@ -49,19 +55,14 @@ def conditions(facts: Facts) -> dict[str, tuple[str, str]]:
     return {each.type: (each.status, each.reason) for each in report(facts, now=NOON).conditions}
 
 
-def kstatus(facts: Facts) -> str:
-    """How kstatus reads a custom resource (sigs.k8s.io/cli-utils/pkg/kstatus): generation, Reconciling, Stalled, Ready."""
-    status = report(facts, now=NOON)
-    read = {each.type: each.status for each in status.conditions}
-    if status.observed_generation != facts.service.generation or read["Reconciling"] == "True":
-        return "InProgress"
-    if read["Stalled"] == "True":
-        return "Failed"
-    return "Current" if read["Ready"] == "True" else "InProgress"
+def told_to_all(facts: Facts) -> Manifest:
+    """The resource as GitOps tools read it."""
+    return stored({**manifest(), "status": as_manifest(report(facts, now=NOON))})
 
 
 NO_DEFINITION = Trouble(cause="CRDNotInstalled", sentence="this cluster does not know the kind ServiceMonitor", needs_a_human=False)
 MONITOR_CONFLICT = Trouble(cause="NameConflict", sentence="ServiceMonitor 'chat' is not ours", needs_a_human=True)
+ARGO = {"Current": "Healthy", "Failed": "Degraded", "InProgress": "Progressing"}
 OLD_SERVES = deployment(total=2, updated=1, ready=1)
 HINT = '{"stage": "load", "cause": "ModelNotFound", "hint": "Correct spec.model.name."}'
 CONFLICT = Trouble(cause="NameConflict", sentence="Service 'chat' is not ours", needs_a_human=True)
@@ -154,10 +155,57 @@ UNSCHEDULABLE = {"type": "PodScheduled", "status": "False", "reason": "Unschedul
     ],
 )
 def test_every_stage_reads_right(seen: Facts, expected: str, ready: str, cause: str) -> None:
-    assert kstatus(seen) == expected
+    assert kstatus(told_to_all(seen)) == expected
+    assert argo.health(told_to_all(seen))[0] == ("Suspended" if cause == "NoReplicas" else ARGO[expected])
     assert conditions(seen)["Ready"] == (ready, cause)
     answers = conditions(seen)
     assert not (answers["Reconciling"][0] == "True" and answers["Stalled"][0] == "True"), "a contradiction"
+
+
+def waits(message: str) -> Manifest:
+    return pod(conditions=[{**UNSCHEDULABLE, "message": message}])
+
+
+@pytest.mark.parametrize(
+    ("ill", "cause"),
+    [
+        (waits("0/1 nodes are available: 1 Insufficient amd.com/gpu."), "InsufficientGPU"),
+        (waits("0/1 nodes are available: 1 node(s) had untolerated taint {nvidia.com/gpu: present}."), "Unschedulable"),
+        (waits("0/2 nodes are available: 2 Insufficient memory."), "Unschedulable"),
+        (waits('persistentvolumeclaim "models" not found'), "VolumeClaimMissing"),
+        (
+            waits("0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims. persistentvolumeclaim pending"),
+            "VolumeClaimPending",
+        ),
+        (pod(phase="Failed", reason="Evicted", message="The node was low on resource: ephemeral-storage."), "Evicted"),
+        (pod(phase="Failed", reason="OutOfnvidia.com/gpu", message="Pod was rejected"), "PodFailed"),
+        (pod(phase="Failed"), "PodFailed"),
+        (pod(containerStatuses=container(waiting={"reason": "RunContainerError", "message": "no runtime"})), "RunContainerError"),
+        (pod(containerStatuses=container(last={"exitCode": 1}, waiting={"reason": "CrashLoopBackOff"})), "ContainerFailed"),
+        (pod(containerStatuses=container(last={"exitCode": 137, "reason": "OOMKilled"}, running={})), "OutOfMemory"),
+    ],
+)
+def test_a_cause_that_kubernetes_hides_in_a_pod_is_told_with_the_pod_and_the_next_step(ill: Manifest, cause: str) -> None:
+    ready = next(each for each in report(facts(deployment(), ill), now=NOON).conditions if each.type == "Ready")
+    assert (ready.status, ready.reason) == ("False", cause)
+    assert "chat-1" in ready.message
+    assert ready.message.endswith(NEXT_STEP[cause])
+
+
+def test_a_pod_that_is_over_gives_way_to_one_that_has_something_to_tell() -> None:
+    evicted = pod(name="chat-1", phase="Failed", reason="Evicted")
+    crashes = pod(name="chat-2", containerStatuses=container(last={"exitCode": 1}, waiting={"reason": "CrashLoopBackOff"}))
+    assert conditions(facts(deployment(), evicted, crashes))["Ready"] == ("False", "ContainerFailed")
+
+
+def test_every_cause_in_the_source_has_a_next_step() -> None:
+    """A container's own causes say theirs themselves."""
+    named = set(_NEVER_STARTS.values())
+    for module in (rollout, act):
+        words = re.findall(r'"([A-Z]\w+)" if|else "([A-Z]\w+)"|cause="([A-Z]\w+)"', inspect.getsource(module))
+        named |= {word for found in words for word in found if word}
+    assert {"QuotaExceeded", "OutOfMemory", "PodFailed", "InsufficientGPU", "VolumeClaimMissing"} <= named
+    assert named <= set(NEXT_STEP)
 
 
 def test_the_cause_from_inside_the_container_is_lifted_with_its_next_step() -> None:
@@ -186,7 +234,7 @@ def test_a_hostile_last_word_reaches_no_terminal_and_stops_no_status() -> None:
 
 def test_an_old_failure_of_a_replica_that_serves_is_no_news() -> None:
     healed = pod(ready=True, containerStatuses=container(restarts=9, running={}, last={"exitCode": 1, "message": HINT}))
-    assert kstatus(facts(deployment(ready=1), healed)) == "Current"
+    assert kstatus(told_to_all(facts(deployment(ready=1), healed))) == "Current"
 
 
 def test_a_failure_of_the_template_that_an_edit_replaces_is_no_news() -> None:
@@ -195,8 +243,8 @@ def test_a_failure_of_the_template_that_an_edit_replaces_is_no_news() -> None:
     old["metadata"] |= {"labels": {"pod-template-hash": "old"}, "creationTimestamp": "2026-01-01T11:00:00Z"}
     new["metadata"] |= {"labels": {"pod-template-hash": "new"}, "creationTimestamp": "2026-01-01T11:30:00Z"}
     rolling = deployment(total=2, updated=1)
-    assert kstatus(facts(rolling, old, new)) == "InProgress"
-    assert kstatus(facts(deployment(), old)) == "Failed"
+    assert kstatus(told_to_all(facts(rolling, old, new))) == "InProgress"
+    assert kstatus(told_to_all(facts(deployment(), old))) == "Failed"
 
 
 def test_a_pod_on_its_way_out_is_not_asked_for_its_load() -> None:
@@ -339,7 +387,7 @@ def test_the_whole_status_fits_the_model_it_is_read_with() -> None:
 def test_monitoring_is_told_and_lowers_nothing_else(trouble: Trouble | None, expected: tuple[str, str]) -> None:
     serving = replace(facts(deployment(ready=1), pod(ready=True)), monitoring=trouble)
     assert conditions(serving)["MonitoringReady"] == expected
-    assert kstatus(serving) == "Current"
+    assert kstatus(told_to_all(serving)) == "Current"
 
 
 def test_a_service_without_monitoring_says_nothing_of_it() -> None:
@@ -353,3 +401,44 @@ def test_a_service_monitor_that_nothing_distinguishes_may_be_ignored_and_that_is
         each for each in report(facts(deployment(), monitoring={"labels": labels}), now=NOON).conditions if each.type == "MonitoringReady"
     ]
     assert ("spec.monitoring.labels" in told.message) is warns
+
+
+def paused() -> Manifest:
+    seen = stored({**manifest(), "status": as_manifest(report(facts(*SERVES), now=NOON))})
+    seen["metadata"]["annotations"] = {PAUSED_ANNOTATION: "true"}
+    return {**seen, "status": as_manifest(report_paused(parse(seen), now=NOON))}
+
+
+def edited(read: Manifest) -> Manifest:
+    return {**read, "metadata": {**read["metadata"], "generation": 2}}
+
+
+@pytest.mark.parametrize(
+    ("read", "by_kstatus", "by_argo"),
+    [
+        pytest.param(stored({**manifest(), "status": {"observedGeneration": -1}}), "InProgress", "Progressing", id="created a moment ago"),
+        pytest.param(edited(told_to_all(facts(*SERVES))), "InProgress", "Progressing", id="edited a moment ago"),
+        pytest.param(paused(), "Current", "Suspended", id="paused"),
+        pytest.param(edited(paused()), "InProgress", "Suspended", id="edited while paused"),
+        pytest.param(
+            stored({**manifest(), "status": as_manifest(report_invalid(stored(manifest()), problem="spec.x: no", now=NOON))}),
+            "Failed",
+            "Degraded",
+            id="stored under older rules",
+        ),
+    ],
+)
+def test_what_no_pass_has_changed_reads_right(read: Manifest, by_kstatus: str, by_argo: str) -> None:
+    assert (kstatus(read), argo.health(read)[0]) == (by_kstatus, by_argo)
+
+
+def test_argo_cd_shows_why_a_human_must_act() -> None:
+    status, message = argo.health(told_to_all(facts(deployment(ready=1), problems=(CONFLICT,))))
+    assert status == "Degraded"
+    assert message == "Service 'chat' is not ours. Then this service is completed by itself."
+
+
+def test_the_sketch_of_gitops_names_the_kind_as_argo_cd_does() -> None:
+    sketch = (CHECKOUT / "gitops/argocd/README.md").read_text()
+    assert f"resource.customizations.health.{GROUP}_{KIND}" in sketch
+    assert PAUSED_ANNOTATION in argo.HEALTH

@@ -198,3 +198,58 @@ async def test_a_pass_that_breaks_is_retried(caplog: pytest.LogCaptureFixture) -
     await workers
     assert "a defect" in caplog.text
     assert "not yet" in caplog.text
+
+
+class Turned:
+    """A clock that the test turns."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def test_a_pass_that_its_deadline_cannot_end_shows_by_its_age() -> None:
+    clock, release = Turned(), asyncio.Event()
+
+    async def stubborn(_: str) -> None:
+        while not release.is_set():
+            try:
+                await release.wait()
+            except asyncio.CancelledError:
+                cancelled.set()
+
+    cancelled = asyncio.Event()
+    queue: WorkQueue[str] = WorkQueue(stubborn, pace=Pace(coalesce=0, first_retry=1, last_retry=1), deadline=0.01, clock=clock)
+    running = asyncio.create_task(queue.run(2))
+    queue.add("a")
+    async with asyncio.timeout(10):
+        await cancelled.wait()
+    clock.now = 700
+    assert queue.longest == 700
+    queue.stop()
+    release.set()
+    async with asyncio.timeout(10):
+        await running
+    assert queue.longest == 0
+
+
+@pytest.mark.parametrize(("error", "fruitless"), [(None, 0), (ValueError("a defect"), 0), (RetryLater("later"), 0), (TimeoutError(), 50)])
+async def test_only_a_pass_that_never_ends_is_fruitless(error: Exception | None, fruitless: float) -> None:
+    clock, ended = Turned(), asyncio.Event()
+
+    async def work(_: str) -> None:
+        clock.now += 50
+        ended.set()
+        if error:
+            raise error
+
+    queue: WorkQueue[str] = WorkQueue(work, pace=Pace(coalesce=0, first_retry=1e6, last_retry=1e6), deadline=5, clock=clock)
+    running = asyncio.create_task(queue.run(1))
+    queue.add("a")
+    async with asyncio.timeout(10):
+        await ended.wait()
+        queue.stop()
+        await running
+    assert queue.fruitless == fruitless

@@ -1,0 +1,129 @@
+"""How fast and how quiet the operator is, on a real API server without nodes: prints a table, writes operator.json and operator.svg.
+
+A missed goal is said and is no failure (the machine may be busy); an operator that does not get there at all is.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from cluster.control_plane import ControlPlane
+from engine_benchmark.machine import CPU_INFO, cpu_model, revision
+from operator_benchmark import picture
+from operator_benchmark.figures import Burst, Idle, burst, verdict
+from operator_benchmark.operator_process import OperatorProcess
+from operator_benchmark.services import NAMESPACE, Told, TooSlow, apply, children, delete_all
+
+CHECKOUT = Path(__file__).parents[2]
+SIZES = (1, 100, 1000)
+SINGLES = 20
+"""One at a time, so many times, for the percentiles of a single one."""
+PATIENCE_SECONDS = 600
+QUIET_SECONDS = 15
+
+
+def main() -> int:
+    options = _options()
+    options.out.mkdir(parents=True, exist_ok=True)
+    with ControlPlane() as api:
+        api.kubectl("apply", "-f", str(CHECKOUT / "crds"))
+        api.kubectl("wait", "--for=condition=Established", "crd/inferenceservices.millrace.dev", "--timeout=30s")
+        api.kubectl("create", "namespace", NAMESPACE)
+        with OperatorProcess(api.kubeconfig, options.out / "operator.log") as operator:
+            bursts = []
+            for number, count in enumerate(options.sizes):
+                if number:
+                    delete_all(api, seconds=PATIENCE_SECONDS)
+                bursts.append(_burst(api, operator, count))
+                print(_line(bursts[-1]), flush=True)
+            idle = _idle(operator, options.sizes[-1], options.idle_minutes) if options.idle_minutes else None
+    _tell(bursts, idle, options.out)
+    return 0
+
+
+def _burst(api: ControlPlane, operator: OperatorProcess, count: int) -> Burst:
+    _settle(operator)
+    before, cpu = operator.series("millrace_writes_total"), operator.total("process_cpu_seconds_total")
+    passes = operator.total("millrace_passes_total")
+    told = Told(api)
+    accepted: dict[str, float] = {}
+    rounds = [[f"one-{number}"] for number in range(SINGLES)] if count == 1 else [[f"of-{count}-{number}" for number in range(count)]]
+    for names in rounds:
+        accepted |= apply(api, names)
+        told.wait(names, seconds=PATIENCE_SECONDS)
+    if children(api) != len(accepted):
+        raise TooSlow(f"{children(api)} Deployments for {len(accepted)} services; see operator.log")
+    _settle(operator)
+    writes = {kind: value - before.get(kind, 0) for kind, value in operator.series("millrace_writes_total").items()}
+    rss = operator.total("process_resident_memory_bytes")
+    return burst(
+        accepted,
+        told.at,
+        count=count,
+        passes=operator.total("millrace_passes_total") - passes,
+        writes=writes,
+        rss=rss,
+        cpu=operator.total("process_cpu_seconds_total") - cpu,
+    )
+
+
+def _idle(operator: OperatorProcess, services: int, minutes: float) -> Idle:
+    before, cpu, began = operator.series("millrace_writes_total"), operator.total("process_cpu_seconds_total"), time.monotonic()
+    time.sleep(minutes * 60)
+    after = operator.series("millrace_writes_total")
+    return Idle(
+        services=services,
+        minutes=minutes,
+        writes={kind: value - before.get(kind, 0) for kind, value in after.items() if value != before.get(kind, 0)},
+        cpu_share=(operator.total("process_cpu_seconds_total") - cpu) / (time.monotonic() - began),
+        rss_bytes=operator.total("process_resident_memory_bytes"),
+    )
+
+
+def _settle(operator: OperatorProcess) -> None:
+    """Until nothing has been done for a while: the controllers' own writes cause passes too."""
+    passes, since = -1.0, time.monotonic()
+    while time.monotonic() - since < QUIET_SECONDS:
+        time.sleep(1)
+        if (now := operator.total("millrace_passes_total")) != passes:
+            passes, since = now, time.monotonic()
+
+
+def _line(each: Burst) -> str:
+    return (
+        f"{each.count:5} at once: all after {each.all_seconds:.2f} s; each p50 {each.p50_seconds:.2f} s, p95 {each.p95_seconds:.2f} s;"
+        f" {each.writes_per_service:.2f} writes and {each.passes:.2f} passes per service;"
+        f" CPU {each.cpu_seconds:.1f} s; {each.rss_bytes / 2**20:.0f} MiB"
+    )
+
+
+def _tell(bursts: Sequence[Burst], idle: Idle | None, out: Path) -> None:
+    if idle is not None:
+        quiet = f"{idle.services} services, {idle.minutes:g} idle minutes: {sum(idle.writes.values()):g} writes"
+        print(f"{quiet}, {idle.cpu_share:.1%} of a core, {idle.rss_bytes / 2**20:.0f} MiB")
+    cpu, checkout = cpu_model(CPU_INFO.read_text()), revision()
+    document = {
+        "machine": {"cpu": cpu, "revision": checkout},
+        "bursts": [asdict(each) for each in bursts],
+        "idle": asdict(idle) if idle else None,
+    }
+    (out / "operator.json").write_text(json.dumps(document, indent=1))
+    (out / "operator.svg").write_text(picture.draw(bursts, caption=f"{cpu}, API server and etcd on the same cores, revision {checkout}"))
+    missed = verdict(bursts, idle)
+    print("MISSED: " + "; ".join(missed) if missed else "all goals met")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make bench-operator ARGS=…", description=__doc__)
+    parser.add_argument("--sizes", nargs="+", type=int, default=SIZES, help="services applied at once")
+    parser.add_argument("--idle-minutes", type=float, default=10, help="how long nothing happens to the last ones; 0: not measured")
+    parser.add_argument("--out", type=Path, default=Path("build/bench"), help="the folder for the log and the results")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,48 @@
+"""The figures of the operator's benchmark, from times that the test makes up."""
+
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+
+from operator_benchmark.figures import Burst, Idle, burst, percentile, verdict
+from operator_benchmark.picture import draw
+
+MEBIBYTE = 2**20
+
+
+def measured(count: int, *, each: float, rss: float = 80 * MEBIBYTE) -> Burst:
+    """`count` services, accepted at once; one after the other takes `each` seconds."""
+    names = [str(number) for number in range(count)]
+    accepted = dict.fromkeys(names, 100.0)
+    told = {name: 100 + each * (number + 1) for number, name in enumerate(names)}
+    return burst(accepted, told, count=count, passes=2 * count, writes={"apply": 3 * count, "scale": 0}, rss=rss, cpu=1)
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.5, 2), (0.95, 4), (0.01, 1), (1, 4)])
+def test_a_percentile_is_one_of_the_values(share: float, expected: float) -> None:
+    assert percentile([4, 1, 3, 2], share) == expected
+
+
+def test_a_burst_is_judged_by_its_last_service_and_counts_per_service() -> None:
+    result = measured(100, each=0.125)
+    assert result.all_seconds == 12.5
+    assert (result.p50_seconds, result.p95_seconds) == (6.25, 11.875)
+    assert result.writes == {"apply": 3}
+    assert result.passes == 2
+    assert result.done_at[0] == 0.125
+
+
+def test_what_was_missed_is_said() -> None:
+    idle = Idle(services=100, minutes=10, writes={}, cpu_share=0.01, rss_bytes=90 * MEBIBYTE)
+    busy = Idle(services=100, minutes=10, writes={"status": 2}, cpu_share=0.01, rss_bytes=400 * MEBIBYTE)
+    assert verdict([measured(1, each=0.5), measured(100, each=0.05), measured(1000, each=0.08)], idle) == []
+    assert verdict([measured(100, each=0.1)], None) == ["100 at once: 10.00 s, goal 10 s"]
+    assert verdict([measured(1, each=2)], None) == ["1 at once: 2.00 s, goal 1 s"]
+    assert verdict([], busy) == ["memory: 400 MiB, goal 300 MiB", "idle writes: {'status': 2}, goal none"]
+
+
+def test_the_picture_is_well_formed_and_names_every_curve() -> None:
+    text = draw([measured(1, each=0.5), measured(100, each=0.05)], caption="a <machine>")
+    words = "".join(ElementTree.fromstring(text).itertext())
+    assert "100 at once: 5.0 s, 50 ms each" in words
+    assert "a <machine>" in words

@@ -1,0 +1,83 @@
+"""A leader that was frozen between its decision and its write: what it sends then meets what the next leader has written."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+import pytest
+
+from millrace_operator.api import parse
+from millrace_operator.cluster import Cluster, Observed
+from millrace_operator.connection import Conflict, Connection, configuration
+from millrace_operator.desired import children
+from millrace_operator.manifest import Manifest
+from millrace_operator.workqueue import TokenBucket
+from operators import DEADLINE, Api, cpu_service
+from services import PLATFORM
+
+pytestmark = pytest.mark.apiserver
+
+
+@pytest.fixture
+async def cluster(api: Api, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Cluster]:
+    """As if its guard had been asked long ago."""
+    monkeypatch.setenv("KUBECONFIG", str(api.control_plane.kubeconfig))
+    connection = Connection(await configuration())
+    yield Cluster(connection, guard=lambda: None, bucket=TokenBucket(per_second=100, burst=100), read_timeout=20, write_timeout=20)
+    await connection.close()
+
+
+async def look(cluster: Cluster, api: Api) -> Observed:
+    seen = await cluster.observe((api.namespace, "chat"))
+    assert seen is not None
+    return seen
+
+
+def wish(seen: Observed, **spec: object) -> tuple[Manifest, ...]:
+    return children(parse({**seen.manifest, "spec": {**seen.manifest["spec"], **spec}}), platform=PLATFORM)
+
+
+async def until_applied(cluster: Cluster, api: Api, kind: str, name: str, **spec: object) -> None:
+    """The Deployment's controller writes too, and whoever meets it looks again."""
+    async with asyncio.timeout(DEADLINE):
+        while True:
+            seen = await look(cluster, api)
+            (child,) = [each for each in wish(seen, **spec) if (each["kind"], each["metadata"]["name"]) == (kind, name)]
+            with suppress(Conflict):
+                await cluster.apply(child, seen.child(kind, name))
+                return
+
+
+async def test_every_late_write_is_refused(api: Api, cluster: Cluster) -> None:
+    await asyncio.to_thread(api.create, cpu_service())
+    first = await look(cluster, api)
+    for child in wish(first):
+        await cluster.apply(child, None)
+    frozen = await look(cluster, api)
+    for name in (("Deployment", "chat"), ("Service", "chat")):
+        await until_applied(cluster, api, *name, image="next-leader:1", service={"annotations": {"a": "b"}})
+    await cluster.write_status(frozen.manifest, {"observedGeneration": 1})
+    for child in wish(frozen, image="frozen:1", service={"annotations": {"a": "c"}}):
+        if child["metadata"]["name"] == "chat":
+            with pytest.raises(Conflict):
+                await cluster.apply(child, frozen.child(child["kind"], "chat"))
+            with pytest.raises(Conflict):
+                await cluster.prune(frozen.child(child["kind"], "chat") or {})
+    with pytest.raises(Conflict):
+        await cluster.scale(frozen.child("Deployment", "chat") or {}, 7)
+    with pytest.raises(Conflict):
+        await cluster.write_status(frozen.manifest, {"observedGeneration": 0})
+    assert await asyncio.to_thread(api.image) == "next-leader:1"
+
+
+async def test_a_late_write_makes_no_child_anew(api: Api, cluster: Cluster) -> None:
+    await asyncio.to_thread(api.create, cpu_service())
+    for child in wish(await look(cluster, api)):
+        await cluster.apply(child, None)
+    frozen = await look(cluster, api)
+    await asyncio.to_thread(api.delete, api.path("services", "chat"))
+    for child in wish(frozen, service={"annotations": {"a": "b"}}):
+        if (child["kind"], child["metadata"]["name"]) == ("Service", "chat"):
+            with pytest.raises(Conflict):
+                await cluster.apply(child, frozen.child("Service", "chat"))
+    assert not await asyncio.to_thread(api.has, "services", "chat")
