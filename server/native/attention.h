@@ -14,6 +14,7 @@ static const int BUNDLE = 32;       // at once, on the same block
 static const int LARGEST_HEAD = 256;
 static const int KEYS_AT_ONCE = 16;
 static const int BLOCK = 512;  // keys: with their values they stay in a core's cache for the next queries
+static const int FOUND = 16;   // floats that are kept of a block besides the sums of values, with padding
 static const float NO_SCORE = -3e38f;
 static const int FETCHED_AHEAD = 48;  // keys before their use: contexts of thousands do not stay in a core's cache
 
@@ -75,7 +76,7 @@ struct Found {
 
   float &largest() const { return sums[size]; }
   float &total() const { return sums[size + 1]; }
-  static constexpr int64_t room(int64_t size) { return size + 16; }
+  static constexpr int64_t room(int64_t size) { return size + FOUND; }
 
   void clear() const {
     for (int64_t d = 0; d < size; d += 16) _mm512_storeu_ps(sums + d, _mm512_setzero_ps());

@@ -77,31 +77,31 @@ EXPORT void millrace_pack(const bf16 *weight, int64_t outputs, int64_t inputs, b
 struct Linear {
   const Team *team;
   const Weight *weight;
-  const bf16 *x;  // [rows, inputs]
+  const void *x;  // [rows, inputs], as the kernel takes them: bfloat16 for `Pairing`, else floats
   int64_t rows;
-  bf16 *out;     // [rows, outputs]
-  float *wide;   // room for x as floats, for `Widening`
-  Phase *phases;  // 2
+  bf16 *out;  // [rows, outputs]
 };
 
-template <class Kernel> static void linear(const Linear &call, Worker &worker, const typename Kernel::Input *x) {
-  const Target target = {STORE_BF16, call.out, call.weight->outputs};
-  worker.share_products<Kernel>(call.rows, &call.weight, 1, [&](int, int64_t panel, int64_t panels) {
-    multiply<Kernel>(x, call.rows, *call.weight, panel, panels, target);
+struct LinearCall {
+  const Linear &linear;
+  Phase phase;
+};
+
+template <class Kernel> static void linear_part(void *argument) {
+  LinearCall &call = *(LinearCall *)argument;
+  const Linear &linear = call.linear;
+  const Target target = {STORE_BF16, linear.out, linear.weight->outputs};
+  Worker worker = {*linear.team, &call.phase};
+  worker.share_products<Kernel>(linear.rows, &linear.weight, 1, [&](int, int64_t panel, int64_t panels) {
+    multiply<Kernel>((const typename Kernel::Input *)linear.x, linear.rows, *linear.weight, panel, panels, target);
   });
 }
 
-static void linear_part(void *argument) {
-  const Linear &call = *(const Linear *)argument;
-  Worker worker = {*call.team, call.phases};
-  if (call.team->pairing) return linear<Pairing>(call, worker, call.x);
-  worker.share_range(call.rows * call.weight->inputs, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i += 16) _mm512_storeu_ps(call.wide + i, widened(call.x + i));
-  });
-  linear<Widening>(call, worker, call.wide);
+EXPORT void millrace_linear(const Linear *linear) {
+  LinearCall call = {*linear, {0, 0}};
+  const Team &team = *linear->team;
+  team.parallel(team.pairing ? linear_part<Pairing> : linear_part<Widening>, &call, (unsigned)team.threads, 0);
 }
-
-EXPORT void millrace_linear(const Linear *call) { call->team->parallel(linear_part, (void *)call, (unsigned)call->team->threads, 0); }
 
 struct Layer {
   const float *attention_norm;  // [hidden]
@@ -119,6 +119,8 @@ struct Model {
   Weight head;
   const Layer *layer;
 };
+
+static const int PHASES_OF_LAYER = 13, PHASES = 4;  // at most, of each layer and of a whole step besides
 
 // Consecutive tokens of one sequence. Its keys are [kv_heads, capacity, size] at keys[layer * places + place] + offset, its values alike.
 struct Segment {
@@ -147,9 +149,9 @@ struct Step {
   float *gate, *up;                   // [tokens, intermediate]
   bf16 *narrow;                       // [tokens, the widest input of any product], for `Pairing`
   float *logits;                      // [samples, vocabulary]
-  Phase *phases;                      // layers * 13 + 4
+  Phase *phases;                      // layers * PHASES_OF_LAYER + PHASES
   Together *together;                 // [tokens]
-  float *found;                       // [tokens, heads, blocks, size + 16], when each block of keys is a piece of work, else null
+  float *found;                       // [tokens, heads, blocks, size + FOUND], when each block of keys is a piece of work, else null
   int64_t blocks;                     // of the longest context, or 0
   int64_t pieces, most_together;      // zero at first
 };
@@ -377,4 +379,12 @@ EXPORT void millrace_step(Step *step) {
     }
   }
   step->team->parallel(step_part, step, (unsigned)step->team->threads, 0);
+}
+
+// Whether the caller has the same structures and reckons with the same numbers: one that was built from other sources would be handed too
+// little room.
+EXPORT int64_t millrace_agrees(const int64_t *layout, int64_t count) {
+  static const int64_t own[] = {sizeof(Team),  sizeof(Weight),   sizeof(Linear), sizeof(Layer), sizeof(Model),   sizeof(Segment),
+                                sizeof(Step), sizeof(Together), sizeof(Phase),  BLOCK,  FOUND,  PHASES_OF_LAYER, PHASES};
+  return count * sizeof(int64_t) == sizeof own && memcmp(layout, own, sizeof own) == 0;
 }

@@ -29,10 +29,6 @@ INLINE __m512 woven_high(__m512 even, __m512 odd) {
   return _mm512_permutex2var_ps(even, pick, odd);
 }
 
-INLINE __m512 widened(const bf16 *source) {
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)source)), 16));
-}
-
 // To the nearest bfloat16, ties to even, as torch rounds; NaN stays NaN. Without AVX512-BF16, which not every CPU has.
 INLINE __m256i narrowed(__m512 value) {
   const __m512i bits = _mm512_castps_si512(value);

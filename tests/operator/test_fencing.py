@@ -34,7 +34,9 @@ async def look(cluster: Cluster, api: Api) -> Observed:
 
 
 def wish(seen: Observed, **spec: object) -> tuple[Manifest, ...]:
-    return children(parse({**seen.manifest, "spec": {**seen.manifest["spec"], **spec}}), platform=PLATFORM)
+    """Without the child whose kind this cluster does not have."""
+    unmonitored = {"monitoring": {"enabled": False}}
+    return children(parse({**seen.manifest, "spec": {**seen.manifest["spec"], **unmonitored, **spec}}), platform=PLATFORM)
 
 
 async def until_applied(cluster: Cluster, api: Api, kind: str, name: str, **spec: object) -> None:

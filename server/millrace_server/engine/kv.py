@@ -9,6 +9,7 @@ depend on the batch mates.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import torch
@@ -164,11 +165,18 @@ class LaneGroup:
         self._lane = lane
         rows = [lane.owners.index(chunk.sequence) for chunk in chunks]
         self._spans = [Span(1, chunk.start, row) for chunk, row in zip(chunks, rows, strict=True)]
-        self._rows = torch.tensor(rows, device=device)
         self._all = rows == list(range(len(lane.owners)))
-        self._positions = torch.tensor([chunk.start for chunk in chunks], device=device)
+        self._device = device
         self._targets: dict[int, Tensor] = {}
         self._biases: dict[tuple[int | None, int], Tensor] = {}
+
+    @cached_property
+    def _rows(self) -> Tensor:
+        return torch.tensor([span.row for span in self._spans], device=self._device)
+
+    @cached_property
+    def _positions(self) -> Tensor:
+        return torch.tensor([span.start for span in self._spans], device=self._device)
 
     def place(self, shape: tuple[int, int], layers: int) -> Place:
         return Place(self._lane.keys, self._lane.values, self._lane.capacity, self._spans)

@@ -16,8 +16,16 @@ from torch import Tensor
 LIBRARY = Path(__file__).with_name("libnative.so")
 PANEL = 16
 """Columns of a weight that are computed together."""
+BLOCK = 512
+"""Keys that a query sees at once."""
+FOUND = 16
+"""Floats that a query keeps of a block besides its sums of values, with padding."""
 PHASE = 8
 """Numbers in a phase's cache line."""
+PHASES_OF_LAYER, PHASES = 13, 4
+"""At most, of each layer and of a whole step besides."""
+TOGETHER = 3
+"""Numbers that describe tokens which attend together."""
 OPENMP = ("libgomp", "libiomp5")
 """torch is built with one of these; both have GOMP_parallel."""
 
@@ -39,8 +47,6 @@ class _Linear(Structure):
         ("x", c_void_p),
         ("rows", c_int64),
         ("out", c_void_p),
-        ("wide", c_void_p),
-        ("phases", c_void_p),
     ]
 
 
@@ -97,6 +103,21 @@ class Step(Structure):
     ]
 
 
+MIRRORED: dict[str, type[Structure]] = {
+    "Team": _Team,
+    "Weight": WeightAddress,
+    "Linear": _Linear,
+    "Layer": Layer,
+    "Model": Model,
+    "Segment": Segment,
+    "Step": Step,
+}
+"""By their names in native.cpp."""
+NUMBER = ctypes.sizeof(c_int64)
+LAYOUT = (*map(ctypes.sizeof, MIRRORED.values()), TOGETHER * NUMBER, PHASE * NUMBER, BLOCK, FOUND, PHASES_OF_LAYER, PHASES)
+"""What the library must agree with."""
+
+
 class PackedWeight:
     """A weight [outputs, inputs] in the library's own layout, with its bias."""
 
@@ -108,8 +129,12 @@ class PackedWeight:
 
 class Library:
     def __init__(self, path: Path, openmp: Path, *, pairing: bool) -> None:
-        """Raises OSError, or AttributeError when a function is missing. `pairing`: see product.h."""
+        """Raises OSError when it does not load, and AttributeError or ValueError when it was built from other sources. `pairing`: see
+        product.h.
+        """
         self._library = ctypes.CDLL(str(path))
+        if not self._library.millrace_agrees((c_int64 * len(LAYOUT))(*LAYOUT), c_int64(len(LAYOUT))):
+            raise ValueError(f"{path.name} was built from other sources")
         self._openmp = ctypes.CDLL(str(openmp))
         self.pairing = pairing
         self.threads = torch.get_num_threads()
@@ -122,28 +147,20 @@ class Library:
         packed = torch.empty(-(-outputs // PANEL) * PANEL * inputs, dtype=torch.bfloat16)
         source = weight.detach().contiguous()
         self._library.millrace_pack(c_void_p(source.data_ptr()), c_int64(outputs), c_int64(inputs), c_void_p(packed.data_ptr()))
-        return PackedWeight(packed, None if bias is None else bias.detach().float(), outputs, inputs)
+        return PackedWeight(packed, None if bias is None else bias.detach().float().contiguous(), outputs, inputs)
 
     def linear(self, rows: Tensor, weight: PackedWeight) -> Tensor:
         """bfloat16 [..., inputs] → bfloat16 [..., outputs]. Raises ValueError for rows of another size or type."""
         if rows.shape[-1] != weight.inputs or rows.dtype is not torch.bfloat16:
             raise ValueError(f"{rows.dtype} rows of {rows.shape[-1]} where bfloat16 ones of {weight.inputs} are multiplied")
-        x = rows.contiguous()
+        x = (rows if self.pairing else rows.float()).contiguous()
         out = rows.new_empty((*rows.shape[:-1], weight.outputs))
         if not out.numel():
             return out
-        wide = None if self.pairing else torch.empty(x.numel(), dtype=torch.float32)
         count = x.numel() // weight.inputs
-        room = None if wide is None else wide.data_ptr()
-        phases = self.phases(2)
-        call = _Linear(self.team, ctypes.pointer(weight.address), x.data_ptr(), count, out.data_ptr(), room, phases.data_ptr())
+        call = _Linear(self.team, ctypes.pointer(weight.address), x.data_ptr(), count, out.data_ptr())
         self._library.millrace_linear(byref(call))
         return out
-
-    @staticmethod
-    def phases(count: int) -> Tensor:
-        """Room for so many phases of a call: torch begins every tensor on a cache line of its own."""
-        return torch.zeros((count, PHASE), dtype=torch.int64)
 
     def step(self, step: Step) -> None:
         self._library.millrace_step(byref(step))
@@ -151,15 +168,20 @@ class Library:
 
 @cache
 def library() -> Library | None:
-    """None where torch alone serves better: on other CPUs, and where AMX multiplies bfloat16 many times as fast as AVX-512 could."""
+    """None where torch alone serves better, and where there is no library that fits, which is said in the log."""
     openmp = _openmp()
-    if not LIBRARY.exists() or openmp is None or torch.backends.cpu.get_cpu_capability() != "AVX512" or torch.cpu._is_amx_tile_supported():
+    if openmp is None or not pays():
         return None
     try:
         return Library(LIBRARY, openmp, pairing=_pairs_fast())
-    except (OSError, AttributeError) as error:
-        log.warning("the native step cannot be used: %s", error)
+    except (OSError, AttributeError, ValueError) as error:
+        log.warning("the native step cannot be used (`make env` builds it): %s", error)
         return None
+
+
+def pays() -> bool:
+    """Whether this CPU has AVX-512, and no AMX, which multiplies bfloat16 many times as fast as AVX-512 could."""
+    return torch.backends.cpu.get_cpu_capability() == "AVX512" and not torch.cpu._is_amx_tile_supported()
 
 
 def _openmp() -> Path | None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from millrace_server.engine.kv import KVCache, Layers, Rules
+from millrace_server.engine.kv import KVCache, Rules
 from millrace_server.engine.messages import Submit
 from millrace_server.engine.native import Library
 from millrace_server.engine.native_step import NativeStep, Unsuitable
@@ -74,9 +74,12 @@ def proven(
         for layer in range(step.layers):
             if abs(heard.queries[layer] - near.queries[layer]) > QUERY_TOLERANCE * near.queries[layer]:
                 raise Unsuitable(f"the queries of layer {layer} grow with their position")
-            _compare(f"the keys of layer {layer} from token {first} on", place.keys, expected_place.keys, layer, count)
-            _compare(f"the values of layer {layer} from token {first} on", place.values, expected_place.values, layer, count)
-        _compare_tensors(f"the logits from token {first} on", logits, expected)
+            for what, ours, expected_ones in (
+                ("keys", place.keys, expected_place.keys),
+                ("values", place.values, expected_place.values),
+            ):
+                _compare(f"the {what} of layer {layer} from token {first} on", ours[layer][:, :count], expected_ones[layer][:, :count])
+        _compare(f"the logits from token {first} on", logits, expected)
     return step
 
 
@@ -85,10 +88,6 @@ def _begin(kv: KVCache, ids: Tensor) -> None:
     kv.begin((Chunk(sequence, 0, len(ids)),))
 
 
-def _compare(what: str, ours: Layers, theirs: Layers, layer: int, count: int) -> None:
-    _compare_tensors(what, ours[layer][:, :count], theirs[layer][:, :count])
-
-
-def _compare_tensors(what: str, ours: Tensor, theirs: Tensor) -> None:
+def _compare(what: str, ours: Tensor, theirs: Tensor) -> None:
     if not (ours.float() - theirs.float()).norm() <= TOLERANCE * theirs.float().norm():
         raise Unsuitable(f"{what} would differ")

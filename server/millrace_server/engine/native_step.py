@@ -17,14 +17,8 @@ from millrace_server.engine.packed import NativeLinear
 VECTOR = 16
 """Floats of a register: the hidden and the intermediate size must be whole numbers of it, a head's size of two."""
 LARGEST_HEAD = 256
-BLOCK = 512
-"""Keys that a query sees at once."""
-FOUND = 16
-"""Floats that a query keeps of a block besides its sums of values, with padding."""
 TOKENS_TO_SPLIT = 8
 """For each thread. With more of them in a step there is enough to do for everybody without giving away a context block by block."""
-PHASES_OF_LAYER, PHASES = 13, 4
-"""At most, of each layer and of a whole step besides."""
 
 
 class Unsuitable(Exception):
@@ -71,23 +65,24 @@ class NativeStep:
 
     def run(self, ids: Tensor, positions: Tensor, sampled: Tensor, places: list[Place]) -> Tensor:
         """Token ids and positions [tokens], in the order of `places`, into which keys and values are written. Returns the logits of the
-        tokens `sampled`, [sampled, vocabulary].
+        tokens `sampled`, [sampled, vocabulary]. Raises ValueError when the places are not those of so many tokens.
         """
         shape = self._model
         x = self._embed(ids).float()
         cosines, sines = (part[0].contiguous() for part in self._rotate(x[None], positions[None]))
         tokens, samples = len(ids), len(sampled)
-        segments, longest = _segments(places, row=shape.kv_heads * shape.size)
-        blocks = -(-longest // BLOCK)
+        segments, longest = _segments(places, row=shape.kv_heads * shape.size, tokens=tokens)
+        blocks = -(-longest // native.BLOCK)
         if blocks == 1 or tokens > TOKENS_TO_SPLIT * self._library.threads:
             blocks = 0
         queries, keys, feed = shape.heads * shape.size, shape.kv_heads * shape.size, shape.intermediate
-        room = [torch.empty((tokens, width)) for width in (shape.hidden, queries, keys, keys, queries, feed, feed)]
-        found = torch.empty((tokens, shape.heads, blocks, shape.size + FOUND))
+        room = [_floats(tokens, width) for width in (shape.hidden, queries, keys, keys, queries, feed, feed)]
+        found = _floats(tokens, shape.heads, blocks, shape.size + native.FOUND)
         narrow = torch.empty(tokens * max(shape.hidden, queries, feed) if self._library.pairing else 0, dtype=torch.bfloat16)
-        logits = torch.empty((samples, self._vocabulary))
-        phases = self._library.phases(self.layers * PHASES_OF_LAYER + PHASES)
-        together = torch.empty((tokens, 3), dtype=torch.int64)
+        logits = _floats(samples, self._vocabulary)
+        # torch begins every tensor on a cache line of its own: so does every phase.
+        phases = torch.zeros((self.layers * native.PHASES_OF_LAYER + native.PHASES, native.PHASE), dtype=torch.int64)
+        together = torch.empty((tokens, native.TOGETHER), dtype=torch.int64)
         self._library.step(
             native.Step(
                 self._library.team,
@@ -166,16 +161,25 @@ def _turned(rotate: Any, hidden: int) -> int:  # noqa: ANN401
     return int(cosines.shape[-1])
 
 
-def _segments(places: list[Place], *, row: int) -> tuple[list[native.Segment], int]:
-    """And the longest context among them. `row` is the keys of one token, over all heads."""
+def _floats(*shape: int) -> Tensor:
+    """Not yet written."""
+    return torch.empty(shape, dtype=torch.float32)
+
+
+def _segments(places: list[Place], *, row: int, tokens: int) -> tuple[list[native.Segment], int]:
+    """And the longest context among them. `row` is the keys of one token, over all heads. Raises ValueError."""
     segments: list[native.Segment] = []
     first = longest = 0
     for index, place in enumerate(places):
         for span in place.spans:
+            if span.start + span.tokens > place.capacity:
+                raise ValueError(f"a place of {place.capacity} tokens for those from {span.start} to {span.start + span.tokens}")
             offset = span.row * place.capacity * row
             segments.append(native.Segment(first, span.tokens, span.start, index, offset, place.capacity))
             first += span.tokens
             longest = max(longest, span.start + span.tokens)
+    if first != tokens:
+        raise ValueError(f"places for {first} tokens, and {tokens} to compute")
     return segments, longest
 
 

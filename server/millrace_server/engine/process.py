@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as Ordered
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from millrace_server import logs
@@ -25,6 +26,7 @@ from millrace_server.settings import EngineSettings, InvalidSettings
 
 if TYPE_CHECKING:
     from millrace_server.engine.loop import Loop
+    from millrace_server.engine.runner import Facts
 
 TOKENS_PER_STEP = 512
 """Enough prompt tokens to keep the processor busy, few enough that those who generate wait little for a long prompt."""
@@ -106,8 +108,7 @@ def serve(settings: EngineSettings, front: Front) -> NoReturn:
     folder = checkpoint.find(name=settings.model_name, path=settings.model_path, revision=hub_revision)
     found = checkpoint.inspect(folder)
     # torch and transformers take seconds to import: only here, when the front already listens and the model's folder is known.
-    from millrace_server.engine import mask, model
-    from millrace_server.engine.grammar import BadGrammar
+    from millrace_server.engine import model
     from millrace_server.engine.loop import Loop
     from millrace_server.engine.prefixes import BLOCK_TOKENS
     from millrace_server.engine.scheduler import Limits, Scheduler
@@ -126,15 +127,7 @@ def serve(settings: EngineSettings, front: Front) -> NoReturn:
         report=front.report,
     )
     facts = runner.facts
-    compiler: Compiler | None = None
-    no_schemas: str | None = None
-    try:
-        compile_schema = mask.schema_compiler(found.folder, vocabulary=facts.vocabulary, eos_token_ids=facts.eos_token_ids)
-        compiler = Compiler(compile_schema, front.inbox)
-    except (OSError, BadGrammar) as error:
-        no_schemas = str(error)
-        log.warning("answers cannot follow a JSON schema: %s", error)
-
+    compiler, no_schemas = schemas(found.folder, facts, front)
     tokens_per_step = max(TOKENS_PER_STEP, 2 * settings.max_batch_size)
 
     def loop(emit: Callable[[Step], None]) -> Loop:
@@ -174,6 +167,19 @@ def serve(settings: EngineSettings, front: Front) -> NoReturn:
     serving = loop(front.send)
     while True:
         serving.step()
+
+
+def schemas(folder: Path, facts: "Facts", front: Front) -> tuple[Compiler | None, str | None]:
+    """What compiles JSON schemas for this model's tokens, or why nothing can."""
+    from millrace_server.engine import mask
+    from millrace_server.engine.grammar import BadGrammar
+
+    try:
+        compile_schema = mask.schema_compiler(folder, vocabulary=facts.vocabulary, eos_token_ids=facts.eos_token_ids)
+    except (OSError, BadGrammar) as error:
+        log.warning("answers cannot follow a JSON schema: %s", error)
+        return None, str(error)
+    return Compiler(compile_schema, front.inbox), None
 
 
 def warm_up(loop: Callable[[Callable[[Step], None]], "Loop"], front: Front, *, prompt: list[int]) -> None:

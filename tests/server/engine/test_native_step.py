@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 import fake_model
 from millrace_server.engine import native, native_step
+from millrace_server.engine.kv import Span
 from millrace_server.engine.runner import Runner
 from millrace_server.engine.scheduler import Chunk
 from millrace_server.engine.sequence import Sequence
@@ -52,7 +53,7 @@ OTHER_KIND: dict[str, tuple[str, dict[str, Any]]] = {
     "llama, heads of another size": ("Llama", {"head_dim": 24}),
 }
 
-pytestmark = pytest.mark.skipif(native.library() is None, reason="the compiled library does not serve this CPU")
+pytestmark = pytest.mark.skipif(not native.pays(), reason="the compiled library does not serve this CPU")
 
 
 def save(kind: tuple[str, dict[str, Any]], folder: Path) -> Path:
@@ -160,6 +161,30 @@ def test_what_is_no_number_stays_in_its_sequence(runner: Runner) -> None:
     assert torch.equal(found[good], expected[1])
     runner.release(good)
     runner.release(bad)
+
+
+def test_places_that_would_not_hold_the_tokens_are_refused(runner: Runner) -> None:
+    """The library trusts the numbers that it is given."""
+    ids = torch.zeros(9, dtype=torch.long)
+    step, kv, mine = runner._step, runner._kv, sequence(9, seed=1)
+    kv.begin((Chunk(mine, 0, 9),))
+    [place] = kv.places(step.kv_shape, step.layers)
+    beyond = place._replace(spans=[Span(9, place.capacity - 8, 0)])
+    for places, why in (([beyond], "a place of 64 tokens"), ([], "places for 0 tokens"), ([place, place], "places for 18 tokens")):
+        with pytest.raises(ValueError, match=why):
+            step.run(ids, torch.arange(9), ids[:1], places)
+    runner.release(mine)
+
+
+def test_the_last_token_of_the_longest_context_is_computed(tmp_path: Path) -> None:
+    """A context that is no whole number of anything, by prompts and token by token."""
+    runner = load(save(KIND["llama"], tmp_path), dtype=DType.bfloat16, max_length=101)
+    [whole] = walk(runner, [sequence(101, seed=1)], size=101, tokens=0)
+    parts = [walk(runner, [sequence(101, seed=1)], size=size, tokens=0)[0] for size in (1, 50, 100)]
+    assert all(torch.equal(part[0], whole[0]) for part in parts)
+    told = walk(runner, [sequence(90, seed=1), sequence(96, seed=2)], size=128, tokens=5)
+    alone = walk(runner, [sequence(96, seed=2)], size=128, tokens=5)
+    assert torch.equal(torch.stack(told[1]), torch.stack(alone[0]))
 
 
 @pytest.mark.parametrize("name", OTHER_KIND)
