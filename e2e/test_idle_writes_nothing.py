@@ -11,8 +11,8 @@ from kube import Kube, wait_for
 IDLE_SECONDS = 60
 LONG_IDLE_SECONDS = 300
 OTHERS = {"leases", "nodes", "events", "tokenreviews", "subjectaccessreviews", "serviceaccounts", "selfsubjectreviews"}
-"""Written by the kubelet, by whoever checks a token, and by us for the Lease. The operator has no right to write others of these but Events,
-which it writes only with a child that it has repaired or with a status, and those are counted."""
+"""Written by the kubelet, by whoever checks a token, and by us for the Lease. Of the others the operator may write Events alone: only with
+a child that it has repaired or with a status, and those are counted."""
 
 WRITES = re.compile(
     r'^apiserver_request_total\{.*,resource="(?P<resource>[^"]*)".*verb="(?:POST|PUT|PATCH|APPLY|DELETE)".*\} (?P<count>\S+)'
