@@ -24,5 +24,5 @@ def redis_image() -> str:
 def _unpack(folder: Path) -> None:
     with step(f"Redis: a Debian {images.DEBIAN_SUITE} root filesystem"):
         rootfs = str(folder / "rootfs.tar")
-        command = [tool("mmdebstrap"), "--quiet", "--variant=minbase", f"--include={PACKAGES}", images.DEBIAN_SUITE, rootfs]
+        command = [str(tool("mmdebstrap")), "--quiet", "--variant=minbase", f"--include={PACKAGES}", images.DEBIAN_SUITE, rootfs]
         subprocess.run(command, env={**os.environ, **tool_environment()}, check=True, capture_output=True)
