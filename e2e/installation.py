@@ -9,6 +9,8 @@ from kube import Kube, Manifest, wait_for
 
 NAMESPACE = "millrace-system"
 OPERATOR = "millrace-operator"
+REPLICAS = 2
+"""The chart's own: the leader, and one that waits."""
 SHORT_DURATIONS = {
     "MILLRACE_SCALE_DOWN_WINDOW_SECONDS": "20",
     "MILLRACE_SCALE_DOWN_SECONDS": "5",
@@ -57,7 +59,7 @@ class Installation:
         wait_for("an operator leads", lambda: leader(self.kube) is not None, seconds=60)
 
     def scale_operator(self, replicas: int) -> None:
-        """0: gone, pods and all."""
+        """0: gone, pods and all. REPLICAS: as it is for other tests."""
         self.kube.kubectl("scale", f"deployment/{OPERATOR}", "-n", NAMESPACE, f"--replicas={replicas}")
         if replicas:
             self.kube.kubectl("rollout", "status", f"deployment/{OPERATOR}", "-n", NAMESPACE, "--timeout=2m")

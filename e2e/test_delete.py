@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from demo_service import Service
-from installation import Installation
+from installation import REPLICAS, Installation
 from kube import Kube, wait_for
 
 KINDS = "deployments,replicasets,pods,services,configmaps,secrets,serviceaccounts,networkpolicies,poddisruptionbudgets"
@@ -33,4 +33,4 @@ def test_delete_removes_every_child_while_no_operator_runs(kube: Kube, installat
     try:
         delete(kube, service)
     finally:
-        installation.scale_operator(1)
+        installation.scale_operator(REPLICAS)

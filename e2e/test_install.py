@@ -4,14 +4,14 @@ from collections.abc import Callable
 
 from cluster.provider import CHECKOUT
 from demo_service import Service
-from installation import NAMESPACE, OPERATOR, Installation, leader, operator_pods
+from installation import NAMESPACE, OPERATOR, REPLICAS, Installation, leader, operator_pods
 from kube import Kube, wait_for
 
 RSS_LIMIT_KB = 90_000
 
 
 def test_the_chart_installs_an_operator_that_leads_and_stays_small(kube: Kube, installation: Installation) -> None:
-    assert len(operator_pods(kube)) == 2, "the leader, and one that waits"
+    assert len(operator_pods(kube)) == REPLICAS
     name = leader(kube)
     assert name is not None
     status = kube.kubectl("exec", name, "-n", NAMESPACE, "--", "cat", "/proc/1/status")

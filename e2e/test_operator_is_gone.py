@@ -6,7 +6,7 @@ from contextlib import suppress
 import pytest
 
 from demo_service import Service
-from installation import NAMESPACE, Installation, leader
+from installation import NAMESPACE, REPLICAS, Installation, leader
 from kube import Kube, Refused, wait_for
 from traffic import Traffic
 
@@ -26,7 +26,7 @@ def test_no_request_fails_while_the_operator_is_gone_for_a_minute(kube: Kube, in
             time.sleep(ABSENT_SECONDS)
             answered_in_absence = traffic.answered - before_absence
         finally:
-            installation.scale_operator(2)
+            installation.scale_operator(REPLICAS)
         wait_for("a pass of the new operator", lambda: _passes(kube) > 0, seconds=60)
     assert answered_in_absence > 0
     assert traffic.answered == traffic.outcomes.total(), traffic.outcomes
