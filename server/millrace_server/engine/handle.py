@@ -28,6 +28,9 @@ from millrace_server.settings import ServerSettings
 EXIT_SECONDS = 1
 """For a process that hung up to end by itself, so that its exit code is its own."""
 
+ENGINE_MODULE = "millrace_server.engine.process"
+"""That is run; takes `--socket`."""
+
 log = logging.getLogger(__name__)
 
 
@@ -170,7 +173,7 @@ class EngineHandle:
 
         path.unlink(missing_ok=True)  # noqa: ASYNC240 - a name in /tmp
         server = await asyncio.start_unix_server(connect, path)
-        command = (sys.executable, "-m", "millrace_server.engine.process", "--socket", str(path))
+        command = (sys.executable, "-m", ENGINE_MODULE, "--socket", str(path))
         # Its own session: Ctrl-C on a terminal is the front's to handle, which lets the engine finish first.
         process = self._process = await asyncio.create_subprocess_exec(*command, env=self._environment, start_new_session=True)
         exited = asyncio.create_task(process.wait())
