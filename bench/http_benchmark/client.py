@@ -38,12 +38,9 @@ class Client:
 
     async def ask(self, path: str, body: dict[str, Any] | None = None, *, timeout: float | None = None) -> Answer:
         """POST with a body, GET without. `timeout` in seconds is told to the server. Raises OSError when there is no connection."""
-        payload = b"" if body is None else json.dumps(body).encode()
-        told = f"X-Request-Timeout: {timeout}\r\n" if timeout is not None else ""
-        head = f"{'POST' if body is not None else 'GET'} {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n{told}"
         sent = time.monotonic()
         reader, writer = await self._connection()
-        writer.write(f"{head}Content-Length: {len(payload)}\r\n\r\n".encode() + payload)
+        writer.write(_request(path, body, timeout))
         try:
             answered = await reader.readuntil(b"\r\n\r\n")
             first = time.monotonic()
@@ -58,6 +55,13 @@ class Client:
         status = int(answered[9:12])
         return Answer(status, sent, first, time.monotonic(), events, b"\nretry-after:" in fields, b'"error"' in rest)
 
+    async def leave(self, path: str, body: dict[str, Any], *, after: float) -> None:
+        """Asks, and hangs up after so many seconds, whatever has come."""
+        _, writer = await self._connection()
+        writer.write(_request(path, body, None))
+        await asyncio.sleep(after)
+        self.close()
+
     def close(self) -> None:
         if self._streams is not None:
             self._streams[1].close()
@@ -67,6 +71,13 @@ class Client:
         if self._streams is None or self._streams[0].at_eof():
             self._streams = await asyncio.open_connection("127.0.0.1", self._port)
         return self._streams
+
+
+def _request(path: str, body: dict[str, Any] | None, timeout: float | None) -> bytes:
+    payload = b"" if body is None else json.dumps(body).encode()
+    told = f"X-Request-Timeout: {timeout}\r\n" if timeout is not None else ""
+    head = f"{'POST' if body is not None else 'GET'} {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n{told}"
+    return f"{head}Content-Length: {len(payload)}\r\n\r\n".encode() + payload
 
 
 async def _sized(reader: asyncio.StreamReader, fields: bytes) -> bytes:

@@ -27,7 +27,14 @@ class Server:
     """A context. `step_seconds` None: the real engine, on whatever core it likes; else the mock, whose steps take so long."""
 
     def __init__(
-        self, model: Path, folder: Path, *, step_seconds: float | None, slots: int = 64, core: int = 0, settings: Mapping[str, str] | None = None
+        self,
+        model: Path,
+        folder: Path,
+        *,
+        step_seconds: float | None,
+        slots: int = 64,
+        core: int = 0,
+        settings: Mapping[str, str] | None = None,
     ) -> None:
         self._log = folder / "server.log"
         self._core = core

@@ -1,7 +1,7 @@
 """An engine without a model: speaks the real one's messages and gives every running request one token per step.
 
-`SLOTS` requests run at once and a step takes `STEP_SECONDS` (variables MOCK_SLOTS, MOCK_STEP_SECONDS; 0: as fast as the front reads), so that
-what it can do in a second is known exactly.
+MOCK_SLOTS requests run at once and a step takes MOCK_STEP_SECONDS (environment variables; 0: as fast as the front reads), so that what
+it can do in a second is known exactly.
 """
 
 import argparse
@@ -15,7 +15,8 @@ from collections import deque
 from millrace_server.engine import frames
 from millrace_server.engine.messages import Cancel, FromFront, Output, Ready, Step, Submit
 
-TOKEN = 100
+TOKEN = 40
+"""A letter, so that every token is an event."""
 HEARTBEAT_SECONDS = 0.5
 
 
@@ -31,9 +32,7 @@ class MockEngine:
 
     def serve(self) -> None:
         threading.Thread(target=self._receive, daemon=True).start()
-        ready = Ready(
-            device="cpu", dtype="none", slots=self._slots, max_length=100_000, vocabulary=512, eos_token_ids=[1], revision="mock"
-        )
+        ready = Ready(device="cpu", dtype="none", slots=self._slots, max_length=100_000, vocabulary=512, eos_token_ids=[1], revision="mock")
         self._connection.sendall(frames.encode(ready))
         due = time.monotonic()
         while True:

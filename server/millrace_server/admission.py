@@ -11,6 +11,9 @@ from millrace_server.load import Load
 MEMORY_SECONDS = 60.0
 """Completions older than this weigh little in the service time."""
 LONGEST_RETRY_SECONDS = 60
+USABLE_SHARE = 0.8
+"""Of a request's time that may be planned with. Estimates err, and at the brink of refusal every request that is taken in is about as late
+as it may be: a little too late, all of them would hold a slot for nothing."""
 
 
 class Admission:
@@ -32,6 +35,7 @@ class Admission:
         self._counted_until = now
         self._recent_running_seconds = 0.0
         self._recent_completed = 0.0
+        self._recent_tokens = 0.0
 
     @property
     def capacity(self) -> int:
@@ -46,16 +50,20 @@ class Admission:
     def queued(self) -> int:
         return self.in_system - self.running
 
-    def enter(self, *, now: float, timeout: float, answers: int = 1) -> None:
+    def enter(self, *, now: float, timeout: float, max_tokens: int | None = None, answers: int = 1) -> None:
         """Take one request in that must end within `timeout` seconds, or raise QueueFull or WaitTooLong with a Retry-After. Who is refused
-        has arrived; who is taken in has once it is confirmed, or is withdrawn."""
+        has arrived; who is taken in has once it is confirmed, or is withdrawn. A free slot is given whatever the estimates say."""
         if self.in_system >= self.capacity:
             message = f"{self.capacity} requests are already in the system, the limit of this replica"
             self.arrivals += answers
             raise QueueFull(message, retry_after=self.retry_after())
         wait = self.expected_wait(answers)
-        if wait > timeout:
-            message = f"a request would wait about {wait:.0f} s for a slot, longer than its deadline of {timeout:.0f} s"
+        needed = wait + self.service_seconds(max_tokens)
+        if wait > 0 and needed > timeout * USABLE_SHARE:
+            message = (
+                f"a request would wait about {wait:.1f} s for a slot and be answered after about {needed:.1f} s, too close to its deadline of"
+                f" {timeout:.1f} s or beyond it; ask again later, with fewer max_tokens or with more time"
+            )
             self.arrivals += answers
             raise WaitTooLong(message, retry_after=self.retry_after())
         self._count(now)
@@ -65,12 +73,18 @@ class Admission:
         """A request that was taken in is well-formed: it is demand."""
         self.arrivals += answers
 
-    def leave(self, *, now: float) -> None:
-        """One answer has ended."""
+    def leave(self, *, now: float, has_run: bool = True) -> None:
+        """One answer has ended. Who never held a slot completes nothing: counted, the ones that waited in vain would make requests seem
+        short, more would be taken in, and more would wait in vain."""
         self._count(now)
         self.in_system -= 1
-        self.completed += 1
-        self._recent_completed += 1
+        if has_run:
+            self.completed += 1
+            self._recent_completed += 1
+
+    def generated(self, tokens: int) -> None:
+        """The running answers have so many tokens more."""
+        self._recent_tokens += tokens
 
     def answered_from_cache(self, answers: int) -> None:
         self.arrivals += answers
@@ -85,9 +99,14 @@ class Admission:
         self._count(now)
         self._engine_running = running
 
-    def service_seconds(self) -> float:
-        """Seconds that a request holds a slot, by Little's law over the recent past; 0 while unknown."""
-        return self._recent_running_seconds / self._recent_completed if self._recent_completed >= 1 else 0.0
+    def service_seconds(self, max_tokens: int | None = None) -> float:
+        """Seconds that a request holds a slot, by Little's law over the recent past; 0 while unknown. Less for one that may not have as many
+        tokens as the usual answer has."""
+        if self._recent_completed < 1:
+            return 0.0
+        mean = self._recent_running_seconds / self._recent_completed
+        usual = self._recent_tokens / self._recent_completed
+        return mean if max_tokens is None or max_tokens >= usual else mean * max_tokens / usual
 
     def expected_wait(self, answers: int = 1) -> float:
         """Seconds until the last answer of a request that enters now gets a slot; 0 while the service time is unknown."""
@@ -122,3 +141,4 @@ class Admission:
         kept = math.exp(-passed / MEMORY_SECONDS)
         self._recent_running_seconds = self._recent_running_seconds * kept + held
         self._recent_completed *= kept
+        self._recent_tokens *= kept

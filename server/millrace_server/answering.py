@@ -181,7 +181,7 @@ class Answering(AsyncIterator[Piece]):
             async for output in stream:
                 self._count(index, len(output.tokens))
                 if output.finish_reason:
-                    self._leave(index)
+                    self._leave(index, has_run=output.finish_reason != "deadline")
                 self._arrived.setdefault(index, []).append(output)
                 self._something.set()
         except EngineUnavailable as error:
@@ -204,6 +204,7 @@ class Answering(AsyncIterator[Piece]):
             self._unread.discard(prompt)
             self._metrics.prompt_ran(len(self._prompts[prompt]), tenant=self._call.tenant)
         self._metrics.generated(tokens, tenant=self._call.tenant)
+        self._admission.generated(tokens)
 
     async def _wait(self) -> None:
         """Until there are outputs."""
@@ -259,8 +260,8 @@ class Answering(AsyncIterator[Piece]):
             self._engine.cancel(self._requests[index].request_id)
             self._leave(index)
 
-    def _leave(self, index: int) -> None:
-        """The engine works on this answer no more."""
+    def _leave(self, index: int, *, has_run: bool = False) -> None:
+        """The engine works on this answer no more. It has run when it says so, or has spoken."""
         if index in self._working:
             self._working.discard(index)
-            self._admission.leave(now=time.monotonic())
+            self._admission.leave(now=time.monotonic(), has_run=has_run or index in self._spoke_at)

@@ -112,7 +112,8 @@ class Inference:
         now = time.monotonic()
         if call.deadline <= now:
             raise DeadlinePassed("the deadline passed while the request was still being sent")
-        self.admission.enter(now=now, timeout=call.deadline - now, answers=question.answers)
+        max_tokens = question.max_tokens or question.default_max_tokens
+        self.admission.enter(now=now, timeout=call.deadline - now, max_tokens=max_tokens, answers=question.answers)
         if ends is not None:
             call = dataclasses.replace(call, timeout=ends - call.arrived)
         try:

@@ -24,7 +24,8 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     arrivals: int
     """Valid requests so far, the refused ones (503) among them; malformed ones (4xx) are not demand."""
     completed: int
-    """Admitted requests that have ended so far, however they ended: answered, expired, failed or cancelled by the client."""
+    """Requests so far that held a slot and have ended, however they ended: answered, expired, failed or cancelled by the client; and those
+    answered from the cache. Who only waited for a slot is not among them."""
     running_seconds: float
     """Integral of `running` over time: its growth divided by the time between two looks is the mean number running, and divided by
     the growth of `completed` the seconds that a request holds a slot."""

@@ -17,14 +17,16 @@ from server.front.wire import GREETING, Wire, message
 
 LONG = {"max_tokens": 30_000, "temperature": 0, "use_cache": False}
 """Takes far longer than any deadline here."""
-TIMEOUT_SECONDS = 8.0
+PATIENT_SECONDS = 120.0
+"""No estimate of a wait comes near it."""
+DEADLINE_SECONDS = 4.0
 
 
 @pytest.fixture(scope="module")
 def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """One slot, two places in the queue."""
     model = fake_model.build(tmp_path_factory.mktemp("long"), max_position_embeddings=32_768, eos_token_id=None)
-    settings = {"MAX_BATCH_SIZE": "1", "MAX_QUEUE_SIZE": "2", "REQUEST_TIMEOUT": str(TIMEOUT_SECONDS), "DRAIN_SECONDS": "20"}
+    settings = {"MAX_BATCH_SIZE": "1", "MAX_QUEUE_SIZE": "2", "REQUEST_TIMEOUT": str(PATIENT_SECONDS), "DRAIN_SECONDS": "20"}
     with RunningServer(tmp_path_factory.mktemp("narrow"), model=model, settings=settings) as server:
         yield server.wait_ready()
 
@@ -63,19 +65,21 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(narrow: Running
     wait_for_load(narrow, running=0, queued=0)
     load = narrow.load()
     assert load["arrivals"] - before["arrivals"] == 4, "who was refused is demand"
-    assert load["completed"] - before["completed"] == 3
+    assert load["completed"] - before["completed"] == 1, "who waited in vain held no slot"
     requests = narrow.requests().get("/metrics").json()["requests"]
     assert (requests["refused"], requests["client_errors"], requests["errors"]) == (1, 3, 0)
 
 
 def test_a_deadline_ends_in_mid_generation_and_frees_the_slot(narrow: RunningServer) -> None:
     began = time.monotonic()
-    response = narrow.requests().infer("late", **LONG)
+    response = narrow.requests().request(
+        "POST", "/api/v1/infer", json={"prompt": "late", **LONG}, headers={"X-Request-Timeout": str(DEADLINE_SECONDS)}
+    )
     assert response.status_code == 504
     error = response.json()["error"]
     assert (error["type"], error["code"]) == ("timeout_error", "deadline_exceeded")
-    assert "not complete within 8 s" in error["message"]
-    assert TIMEOUT_SECONDS <= time.monotonic() - began < TIMEOUT_SECONDS + 5
+    assert "not complete within 4 s" in error["message"]
+    assert DEADLINE_SECONDS <= time.monotonic() - began < DEADLINE_SECONDS + 5
     wait_for_load(narrow, running=0, queued=0, seconds=2)
     assert narrow.requests().infer("next", max_tokens=1).status_code == 200
 
@@ -89,7 +93,7 @@ def test_clients_that_leave_free_the_slot_and_their_places_in_the_queue(narrow: 
     wait_for_load(narrow, running=0, queued=0, seconds=2)
     began = time.monotonic()
     assert narrow.requests().infer("next", max_tokens=1).status_code == 200
-    assert time.monotonic() - began < TIMEOUT_SECONDS / 2, "the engine's slot is free as well"
+    assert time.monotonic() - began < 5, "the engine's slot is free as well"
     lines = narrow.log_lines()[seen:]
     assert len([line for line in lines if line.get("status") == 499]) == 3
     assert [line for line in lines if line["level"] != "info"] == []
