@@ -9,7 +9,7 @@ UV = .venv/bin/uv
 ENGINE := server/millrace_server/engine
 NATIVE := $(ENGINE)/libnative.so
 
-.PHONY: help env lock generate lint fast e2e e2e-long test cluster images images-push demo run bench-engine bench-operator clean distclean
+.PHONY: help env lock generate lint fast e2e e2e-long test cluster images images-push demo run bench-engine bench-http bench-soak bench-operator clean distclean
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -76,6 +76,12 @@ run: env ## the server alone on this machine; downloads the model once: make run
 
 bench-engine: env ## our engine against transformers on this machine, a quarter of an hour (ARGS=--quick: two minutes)
 	@PYTHONPATH=bench $(PYTHON) -m engine_benchmark $(ARGS)
+
+bench-http: env ## the HTTP front on a mock engine, overload, the cache; five minutes
+	@PYTHONPATH=bench:e2e $(PYTHON) -m http_benchmark $(ARGS)
+
+bench-soak: env ## ten minutes of everything at once on the demo model: does memory grow?
+	@PYTHONPATH=bench:e2e $(PYTHON) -m http_benchmark --kinds soak $(ARGS)
 
 bench-operator: env ## the operator with 1, 100 and 1000 services on a real API server, twenty minutes (ARGS="--idle-minutes 0": five)
 	@PYTHONPATH=bench:e2e $(PYTHON) -m operator_benchmark $(ARGS)

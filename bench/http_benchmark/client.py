@@ -36,11 +36,11 @@ class Client:
         self._port = port
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-    async def ask(self, path: str, body: dict[str, Any] | None = None, *, timeout: float | None = None) -> Answer:
-        """POST with a body, GET without. `timeout` in seconds is told to the server. Raises OSError when there is no connection."""
+    async def ask(self, path: str, body: dict[str, Any] | None = None, *, deadline: float | None = None) -> Answer:
+        """POST with a body, GET without. `deadline` in seconds is told to the server. Raises OSError when there is no connection."""
         sent = time.monotonic()
         reader, writer = await self._connection()
-        writer.write(_request(path, body, timeout))
+        writer.write(_request(path, body, deadline))
         try:
             answered = await reader.readuntil(b"\r\n\r\n")
             first = time.monotonic()
@@ -73,9 +73,9 @@ class Client:
         return self._streams
 
 
-def _request(path: str, body: dict[str, Any] | None, timeout: float | None) -> bytes:
+def _request(path: str, body: dict[str, Any] | None, deadline: float | None) -> bytes:
     payload = b"" if body is None else json.dumps(body).encode()
-    told = f"X-Request-Timeout: {timeout}\r\n" if timeout is not None else ""
+    told = f"X-Request-Timeout: {deadline}\r\n" if deadline is not None else ""
     head = f"{'POST' if body is not None else 'GET'} {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n{told}"
     return f"{head}Content-Length: {len(payload)}\r\n\r\n".encode() + payload
 

@@ -108,12 +108,12 @@ def cache(model: Path, folder: Path, *, rounds: int, prompts: int) -> list[Row]:
 def goodput(model: Path, folder: Path, *, seconds: float) -> tuple[float, list[Overload]]:
     """The capacity (whole answers per second of a closed loop that fills the slots), and what open loops of its multiples got."""
     settings = {"REQUEST_TIMEOUT": str(OVERLOAD_DEADLINE_SECONDS), "MAX_CONCURRENT_REQUESTS": "1000"}
-    with Server(model, folder, step_seconds=OVERLOAD_STEP_SECONDS, slots=OVERLOAD_SLOTS, core=FRONT_CORE, settings=settings) as server:
-        with _beside_the_front():
-            begin = time.monotonic()
-            answers = asyncio.run(loads.closed(server.port, OVERLOAD_BODY, clients=OVERLOAD_SLOTS, seconds=seconds / 2))
-            capacity = len(answers) / (time.monotonic() - begin)
-            return capacity, [_overloaded(server.port, capacity, load, seconds) for load in LOADS]
+    front = Server(model, folder, step_seconds=OVERLOAD_STEP_SECONDS, slots=OVERLOAD_SLOTS, core=FRONT_CORE, settings=settings)
+    with _beside_the_front(), front as server:
+        begin = time.monotonic()
+        answers = asyncio.run(loads.closed(server.port, OVERLOAD_BODY, clients=OVERLOAD_SLOTS, seconds=seconds / 2))
+        capacity = len(answers) / (time.monotonic() - begin)
+        return capacity, [_overloaded(server.port, capacity, load, seconds) for load in LOADS]
 
 
 def _overloaded(port: int, capacity: float, load: float, seconds: float) -> Overload:

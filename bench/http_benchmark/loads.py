@@ -86,7 +86,7 @@ async def crowd(port: int, *, clients: int, seconds: float, seed: int) -> dict[s
             if kind == "leaves":
                 await client.leave(COMPLETIONS, {**body, "stream": True, "ignore_eos": True}, after=chance.uniform(0, 0.2))
             elif kind == "late":
-                await client.ask(COMPLETIONS, {**body, "ignore_eos": True}, timeout=0.05)
+                await client.ask(COMPLETIONS, {**body, "ignore_eos": True}, deadline=0.05)
             elif kind == "wrong":
                 await client.ask(COMPLETIONS, {**body, "max_tokens": -1})
             else:

@@ -29,10 +29,8 @@ def draw_overload(capacity: float, overloads: Sequence[Overload], *, caption: st
             parts.append(f'<rect x="{x:.1f}" y="{high:.1f}" width="{group / 2:.1f}" height="{low - high:.1f}" fill="{color}"/>')
             base += value
         middle = x + group / 4
-        share = f"{each.good_per_second / capacity:.0%}"
-        parts.append(
-            f'<text class="value" x="{middle:.1f}" y="{_y(each.good_per_second / capacity, top) + 16:.1f}" style="fill: #fff">{share}</text>'
-        )
+        share, y = f"{each.good_per_second / capacity:.0%}", _y(each.good_per_second / capacity, top) + 16
+        parts.append(f'<text class="value" x="{middle:.1f}" y="{y:.1f}" style="fill: #fff">{share}</text>')
         parts.append(f'<text class="value" x="{middle:.1f}" y="{HEIGHT - BOTTOM + 18}">{each.load:g} × capacity</text>')
         waits = f"answer p50 {each.answer_p50_seconds:.2f} s" if each.answer_p50_seconds else "no answer"
         told = f", refused in {each.refusal_p99_ms:.0f} ms (p99)" if each.refusal_p99_ms is not None else ""
