@@ -9,13 +9,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 START_SECONDS = 180.0
 CPU_TICKS = os.sysconf("SC_CLK_TCK")
+Value = TypeVar("Value")
 MOCK = "http_benchmark.mock_engine"
 
 
@@ -60,9 +61,13 @@ class Server:
             self._process = subprocess.Popen([sys.executable, "-m", module], env=self._environment, stderr=log)
         if self._mock:
             os.sched_setaffinity(self._process.pid, {self._core})
-        started = next(self._wait(lambda: [each for each in self._lines() if each.get("message") == "listening"]))
-        self.port, self.internal_port = started["port"], started["prometheus_port"]
-        self._wait(lambda: self.internal("/readyz")[0] == 200)
+        try:
+            (started,) = self._wait(lambda: [each for each in self._lines() if each.get("message") == "listening"])
+            self.port, self.internal_port = started["port"], started["prometheus_port"]
+            self._wait(lambda: self.internal("/readyz")[0] == 200)
+        except BaseException:
+            self._process.kill()
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -95,11 +100,12 @@ class Server:
     def _lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self._log.read_text().splitlines() if line.startswith("{")]
 
-    def _wait(self, condition: Any) -> Any:  # noqa: ANN401 - whatever is true of it
+    def _wait(self, condition: Callable[[], Value]) -> Value:
+        """The condition's first true value."""
         end = time.monotonic() + START_SECONDS
         while time.monotonic() < end:
             if found := condition():
-                return iter(found) if isinstance(found, list) else found
+                return found
             if self._process.poll() is not None:
                 break
             time.sleep(0.05)

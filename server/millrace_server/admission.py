@@ -61,8 +61,8 @@ class Admission:
         needed = wait + self.service_seconds(max_tokens)
         if wait > 0 and needed > timeout * USABLE_SHARE:
             message = (
-                f"a request would wait about {wait:.1f} s for a slot and be answered after about {needed:.1f} s, too close to its deadline of"
-                f" {timeout:.1f} s or beyond it; ask again later, with fewer max_tokens or with more time"
+                f"a request would wait about {wait:.1f} s for a slot and be answered after about {needed:.1f} s, too close to its deadline"
+                f" of {timeout:.1f} s or beyond it; ask again later, with fewer max_tokens or with more time"
             )
             self.arrivals += answers
             raise WaitTooLong(message, retry_after=self.retry_after())
@@ -100,8 +100,8 @@ class Admission:
         self._engine_running = running
 
     def service_seconds(self, max_tokens: int | None = None) -> float:
-        """Seconds that a request holds a slot, by Little's law over the recent past; 0 while unknown. Less for one that may not have as many
-        tokens as the usual answer has."""
+        """Seconds that a request holds a slot, by Little's law over the recent past; 0 while unknown. Less for one that may not have as
+        many tokens as the usual answer has."""
         if self._recent_completed < 1:
             return 0.0
         mean = self._recent_running_seconds / self._recent_completed

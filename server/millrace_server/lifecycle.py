@@ -218,11 +218,12 @@ def _open_files() -> int:
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    """A socket that does not listen yet. Raises CannotServe."""
+    """A socket that listens: who connects from now on waits until somebody serves it. Raises CannotServe."""
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
+        listener.listen(LISTEN_BACKLOG)
     except OSError as error:
         listener.close()
         hint = f"{host}:{port} cannot be opened ({error.strerror}); set PORT and PROMETHEUS_PORT to free ports"
