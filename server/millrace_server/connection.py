@@ -7,7 +7,9 @@ answers is cut; there are only so many connections; and whatever is refused here
 import asyncio
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, cast
 
 import httptools
 import uvicorn
@@ -17,11 +19,14 @@ from millrace_server.errors import BadHead, HeadTooLarge, RequestError, SlowRequ
 from millrace_server.head import head_fault
 
 MAX_HEAD_BYTES = 64 * 1024
+MAX_HEADERS = 100
 KEEP_ALIVE_SECONDS = 75
 """Longer than the pools of usual clients keep an idle connection, so that they close it first and never write to a closed one."""
 LIFETIME_JITTER = 0.25
 LINGER_SECONDS = 1.0
 """For a refused client to read why."""
+BODY_LINGER_SECONDS = 10.0
+"""For one that is still sending a body that nobody will read."""
 CROWDED_RETRY_SECONDS = 1
 
 
@@ -49,6 +54,19 @@ class ListenerConfig(uvicorn.Config):
     """A uvicorn configuration that carries our limits to each connection."""
 
     connection_limits: ConnectionLimits
+    refused: Callable[[RequestError], None]
+    """Told of each answer that the application knows nothing of."""
+
+
+class _Farewell:
+    """A transport whose owner decides how it is closed."""
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        self._transport = transport
+        self.close = close
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the transport has
+        return getattr(self._transport, name)
 
 
 class Connection(HttpToolsProtocol):
@@ -91,7 +109,7 @@ class Connection(HttpToolsProtocol):
             self._parse(data)
         except httptools.HttpParserError as error:
             cause = error.__context__
-            self._give_up(cause if isinstance(cause, BadHead) else BadHead("the request is not valid HTTP/1.1"))
+            self._give_up(cause if isinstance(cause, RequestError) else BadHead("the request is not valid HTTP/1.1"))
             return
         if self.transport.is_closing():
             return
@@ -118,6 +136,8 @@ class Connection(HttpToolsProtocol):
         # Trailers of a chunked body come here too, without limit; nobody reads them, so nobody keeps them.
         if self._reading_head and self._is_primed:
             super().on_header(name, value)
+            if len(self.headers) > MAX_HEADERS:
+                raise HeadTooLarge(f"the request has more than {MAX_HEADERS} headers")
 
     def on_headers_complete(self) -> None:
         if not self._is_primed:
@@ -125,6 +145,7 @@ class Connection(HttpToolsProtocol):
         if fault := head_fault(self.headers, version=self.parser.get_http_version()):
             raise BadHead(f"the request is not valid HTTP/1.1: {fault}")
         super().on_headers_complete()
+        self.cycle.transport = cast("asyncio.Transport", _Farewell(self.transport, self._part))
         self._reading_head = False
         self._stop_head_timer()
 
@@ -202,6 +223,18 @@ class Connection(HttpToolsProtocol):
         else:
             self._watch_reader()
 
+    def _part(self) -> None:
+        """The last answer is written. Whoever is still sending reads it first: closing over unread bytes resets a connection, with the
+        answer on it."""
+        if self._reading_head:
+            self.transport.close()
+            return
+        self._stop_head_timer()
+        self._is_deaf = True
+        self.flow.resume_reading()
+        self.transport.write_eof()
+        self._head_timer = self.loop.call_later(BODY_LINGER_SECONDS, self.transport.close)
+
     def _give_up(self, error: RequestError) -> None:
         """What follows on this connection cannot be read. Requests before it are answered, the one it belongs to with `error`."""
         self._stop_head_timer()
@@ -218,9 +251,9 @@ class Connection(HttpToolsProtocol):
             self.cycle.message_event.set()
 
     def _refuse(self, error: RequestError) -> None:
-        """Answer outside the application, and close once the client had time to read: closing over unread bytes resets a connection,
-        with the answer on it."""
+        """Answer outside the application, and close once the client had time to read."""
         self._is_deaf = True
+        self.config.refused(error)
         body = error.body()
         headers = {"content-type": "application/json", "connection": "close", "content-length": str(len(body)), **error.headers()}
         head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())

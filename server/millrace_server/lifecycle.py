@@ -200,6 +200,7 @@ class Lifecycle:
             lifetime=lifetime,
             connections=max_connections,
         )
+        config.refused = lambda error: self._inference.metrics.connection_refused(str(error.code))
         return Listener(config)
 
     def _fail(self, failed: Failed) -> int:

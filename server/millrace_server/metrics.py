@@ -45,6 +45,12 @@ class Metrics:
         self.internal_registry.register(self.registry)
         self.usage = Usage(self.internal_registry)
         self._requests = Counter("llm_requests", "Requests answered.", ["endpoint", "status"], registry=self.registry)
+        self._refused_connections = Counter(
+            "llm_connections_refused",
+            "Connections that ended before a request of theirs reached a route.",
+            ["code"],
+            registry=self.registry,
+        )
         self._seconds = Histogram(
             "llm_request_latency_seconds",
             "Seconds from a successful inference request's arrival to its answer.",
@@ -78,6 +84,10 @@ class Metrics:
             self._client_errors += 1
         else:
             self._errors += 1
+
+    def connection_refused(self, code: str) -> None:
+        """One of the codes of ERRORS.md."""
+        self._refused_connections.labels(code).inc()
 
     def prompt_ran(self, tokens: int, *, tenant: str) -> None:
         self.usage.prompt_ran(tenant, tokens)

@@ -4,9 +4,11 @@ msgspec checks types, bounds and unknown fields while it parses, in bounded time
 Times are seconds unless a name says otherwise.
 """
 
+import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -21,6 +23,9 @@ SMALLEST_TEMPERATURE = 1e-5
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 10_000
 """Of all stop strings of a request together: what looking for them costs grows with it."""
+
+MAX_NAMED_CHARACTERS = 64
+"""Of a client's key in an error's text."""
 
 INFER = "/api/v1/infer"
 HEALTH = "/health"
@@ -164,11 +169,13 @@ class MetricsReport(msgspec.Struct, frozen=True, kw_only=True):
 def read(body: bytes, shape: type[Shape]) -> Shape:
     """The body as `shape`. Raises BadRequest that names the field and its limits, or NotJSON."""
     try:
-        return msgspec.json.decode(body, type=shape)
+        value = msgspec.json.decode(body, type=shape)
+        json.loads(body, object_pairs_hook=_refuse_duplicates, parse_int=_nothing, parse_float=_nothing, strict=False)
     except msgspec.ValidationError as error:
         raise _wrong_field(str(error), shape) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise NotJSON(f"the body is not valid JSON: {error}") from None
+    return value
 
 
 def json_response(value: msgspec.Struct, *, status_code: int = 200) -> Response:
@@ -190,12 +197,24 @@ def stop_strings(stop: str | Sequence[str] | None) -> tuple[str, ...]:
     raise BadRequest(f"stop is refused: {why}", param="stop")
 
 
+def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> None:
+    """Which of two values counts differs from parser to parser: a filter in front of the server may have read the other one."""
+    if len(pairs) > len(dict(pairs)):
+        name, count = Counter(name for name, _ in pairs).most_common(1)[0]
+        named = name[:MAX_NAMED_CHARACTERS]
+        raise BadRequest(f"{named} is refused: it is there {count} times in one object; send it once", param=named)
+
+
+def _nothing(number: str) -> None:
+    """Numbers have been read already."""
+
+
 def _wrong_field(message: str, shape: type) -> BadRequest:
     """msgspec's sentence with the field in front and both of its limits behind."""
     complaint, _, place = message.partition(" - at `")
     is_about_key = place.startswith("key`")
     path = place.rpartition("$")[2].strip(".`")
-    named = complaint.split("`")[1][:64] if "`" in complaint else ""
+    named = complaint.split("`")[1][:MAX_NAMED_CHARACTERS] if "`" in complaint else ""
     full_name = f"{path}.{named}".lstrip(".")
     if complaint.startswith("Object contains unknown field"):
         known = ", ".join(shape.__struct_fields__)  # type: ignore[attr-defined]

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millrace_server.errors import BadRequest, NotJSON, UnknownField
+from millrace_server.openai.requests import ChatRequest
 from millrace_server.protocol import InferRequest, read
 
 WRONG_FIELDS = [
@@ -90,8 +91,21 @@ def test_depth_and_digits_cost_no_time(body: bytes) -> None:
     assert time.process_time() - began < 0.05
 
 
-def test_the_last_of_duplicate_keys_counts() -> None:
-    assert read(b'{"prompt": "a", "prompt": "b"}', InferRequest).prompt == "b"
+def test_a_key_that_is_there_twice_is_refused() -> None:
+    with pytest.raises(BadRequest, match="prompt is refused: it is there 2 times in one object") as refused:
+        read(b'{"prompt": "a", "max_tokens": 1, "prompt": "b"}', InferRequest)
+    assert refused.value.param == "prompt"
+
+
+def test_a_key_that_is_there_twice_is_found_in_the_depth() -> None:
+    body = b'{"model": "m", "messages": [{"role": "user", "content": "a", "role": "user"}]}'
+    with pytest.raises(BadRequest, match="role is refused: it is there 2 times in one object"):
+        read(body, ChatRequest)
+
+
+def test_two_objects_may_have_the_same_keys() -> None:
+    body = b'{"model": "m", "messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "a"}]}'
+    assert len(read(body, ChatRequest).messages) == 2
 
 
 def test_defaults_are_the_documented_ones() -> None:

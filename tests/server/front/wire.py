@@ -1,7 +1,9 @@
 """HTTP as bytes on a socket: for what no client library would send."""
 
 import json
+import select
 import socket
+import time
 
 from running_server import RunningServer
 
@@ -44,6 +46,18 @@ class Wire:
         statuses = [self.answer()[0] for _ in range(count)]
         assert self.is_closed_by_server()
         return statuses
+
+    def drip(self, byte: bytes, *, seconds: float) -> bool:
+        """Sends the byte again and again, until something comes back, be it the end; says whether it did in time."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            try:
+                self._socket.sendall(byte)
+            except ConnectionError:
+                return True
+            if select.select([self._socket], [], [], 0.05)[0]:
+                return True
+        return False
 
     def is_closed_by_server(self) -> bool:
         """Waits for the end of the stream, at most the socket's timeout."""
