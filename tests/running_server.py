@@ -22,12 +22,16 @@ START_SECONDS = 120.0
 class RunningServer:
     """`python -m millrace_server` with free ports. A context: the process is ended at its exit, and its engine with it."""
 
-    def __init__(self, folder: Path, *, model: Path | None, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, model: Path | None, settings: Mapping[str, str] | None = None, module: str = "millrace_server"
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.termination_log = folder / "termination-log"
         self._log = folder / "server.log"
+        self._module = module
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")},
+            "PYTHONPATH": str(Path(__file__).parent),  # for another module
             "MODEL_NAME": "tiny",
             "MODEL_PATH": str(model or ""),
             "DEVICE": "cpu",
@@ -42,7 +46,7 @@ class RunningServer:
 
     def __enter__(self) -> Self:
         with self._log.open("wb") as log:
-            self.process = subprocess.Popen([sys.executable, "-m", "millrace_server"], env=self._environment, stderr=log)
+            self.process = subprocess.Popen([sys.executable, "-m", self._module], env=self._environment, stderr=log)
         self.port = self.internal_port = 0
         return self
 

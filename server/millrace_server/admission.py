@@ -10,6 +10,8 @@ from millrace_server.load import Load
 
 MEMORY_SECONDS = 60.0
 """Completions older than this weigh little in the service time."""
+FEWEST_COMPLETED = 0.5
+"""Completions, each fading with age, below which nothing is known: one is forgotten after 40 s."""
 LONGEST_RETRY_SECONDS = 60
 USABLE_SHARE = 0.8
 """Of a request's time that may be planned with. Estimates err, and at the brink of refusal every request that is taken in is about as late
@@ -102,7 +104,7 @@ class Admission:
     def service_seconds(self, max_tokens: int | None = None) -> float:
         """Seconds that a request holds a slot, by Little's law over the recent past; 0 while unknown. Less for one that may not have as
         many tokens as the usual answer has."""
-        if self._recent_completed < 1:
+        if self._recent_completed < FEWEST_COMPLETED:
             return 0.0
         mean = self._recent_running_seconds / self._recent_completed
         usual = self._recent_tokens / self._recent_completed

@@ -27,7 +27,7 @@ async def test_an_unexpected_error_is_a_500_with_an_id_and_without_a_trace(caplo
     assert "secret" not in response.text
     assert response.headers["x-request-id"]
     assert "a secret detail" in caplog.text
-    assert (server.admission.in_system, server.admission.completed) == (0, 1)
+    assert (server.admission.in_system, server.admission.completed) == (0, 0)
     assert server.metrics.requests().errors == 1
 
 
