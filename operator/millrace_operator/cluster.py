@@ -130,13 +130,15 @@ class Cluster:
         wish = stamped(wish)
         path = _path_of(wish)
         if live is None:
-            live = await self._read_ours(wish, path)
-        if live is not None and is_as_wished(wish, live):
+            try:
+                return await self._apply(path, _anew(wish), manager=FIELD_MANAGER)
+            except Conflict:
+                live = await self._read_ours(wish, path)
+        if is_as_wished(wish, live):
             return live
-        if live is not None and owns(live, "spec", "replicas") and "replicas" not in wish["spec"]:
+        if owns(live, "spec", "replicas") and "replicas" not in wish["spec"]:
             live = await self._hand_over_replicas(live, path)
-        answer = await self._apply(path, _over(wish, live), manager=FIELD_MANAGER)
-        return {**answer, "kind": wish["kind"], "apiVersion": wish["apiVersion"]}
+        return await self._apply(path, _over(wish, live), manager=FIELD_MANAGER)
 
     async def create_secret(self, secret: Manifest) -> None:
         """One that is there already stays as it is, and unread: the operator may only create them."""
@@ -203,12 +205,12 @@ class Cluster:
         answer = await self._get(_path(kind.api_version, kind.plural, namespace), {"labelSelector": selector})
         return [{"apiVersion": kind.api_version, "kind": kind.kind, **item} for item in answer["items"] or ()]
 
-    async def _read_ours(self, wish: Manifest, path: str) -> Manifest | None:
-        """The object of this name, if it is ours but lost its labels; None when there is none. Raises NameConflict."""
+    async def _read_ours(self, wish: Manifest, path: str) -> Manifest:
+        """The object that has the name: ours, without its labels. Raises NameConflict, and Conflict when it is gone again."""
         try:
             live = await self._get(path)
-        except NotFound:
-            return None
+        except NotFound as gone:
+            raise Conflict(404, "NotFound", gone.message) from gone
         if owner_uid(live) != owner_uid(wish):
             raise NameConflict(wish["kind"], wish["metadata"]["name"])
         return live
@@ -227,7 +229,7 @@ class Cluster:
         query = {"fieldManager": manager, "force": "true", "fieldValidation": "Strict"}
         answer = await self._write("PATCH", path, wish, content_type=APPLY, query=query)
         self._wrote(wish["kind"], "apply")
-        return answer
+        return {**answer, "kind": wish["kind"], "apiVersion": wish["apiVersion"]}
 
     async def _get(self, path: str, query: dict[str, str] | None = None) -> Manifest:
         return await self._connection.get(path, query=query, seconds=self._read_timeout)
@@ -249,13 +251,16 @@ class Cluster:
 _PLURALS = {(kind.api_version, kind.kind): kind.plural for kind in CHILD_KINDS}
 
 
-def _over(wish: Manifest, live: Manifest | None) -> Manifest:
+def _anew(wish: Manifest) -> Manifest:
+    """The wish, if there is no such object: an apply makes one whatever the version says, and over one it is refused."""
+    return {**wish, "metadata": {**wish["metadata"], "resourceVersion": "1"}}
+
+
+def _over(wish: Manifest, live: Manifest) -> Manifest:
     """The wish, bound to the version that was seen: sent past the Lease's end, it meets a newer one and is refused.
 
     The version alone would not keep an object that is gone from being made anew.
     """
-    if live is None:
-        return wish
     seen = {name: live["metadata"][name] for name in ("uid", "resourceVersion")}
     return {**wish, "metadata": {**wish["metadata"], **seen}}
 

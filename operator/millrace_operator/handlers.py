@@ -27,6 +27,16 @@ class EndlessBackoff:
             delay = min(delay * 2, 30)
 
 
+class NothingToCompare:
+    """In the place of what kopf compares of an object from event to event: a copy of it all, for handlers that we have none of."""
+
+    def build(self, **_: object) -> dict[str, object]:
+        return {}
+
+    def fetch(self, **_: object) -> None:
+        """Nothing is stored in an object."""
+
+
 def settings() -> kopf.OperatorSettings:
     """kopf's settings, each for a measured reason; see operator/README.md."""
     result = kopf.OperatorSettings()
@@ -40,6 +50,7 @@ def settings() -> kopf.OperatorSettings:
     result.posting.loggers = False
     result.scanning.disabled = True
     result.process.ultimate_exiting_timeout = 30
+    result.persistence.diffbase_storage = NothingToCompare()
     for kind in WATCHED_BY_LABEL:
         group = kind.api_version.rpartition("/")[0]
         result.watching.label_selectors[group, kind.plural] = f"{MANAGED_BY_LABEL}={FIELD_MANAGER}"
