@@ -28,6 +28,7 @@ async def cluster(api: Api, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Cl
 
 
 async def look(cluster: Cluster, api: Api) -> Observed:
+    await cluster.refresh([api.namespace])
     seen = await cluster.observe((api.namespace, "chat"))
     assert seen is not None
     return seen
