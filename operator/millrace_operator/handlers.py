@@ -36,13 +36,13 @@ class NothingToCompare:
         """Nothing is stored in an object."""
 
 
-def settings() -> kopf.OperatorSettings:
-    """kopf's settings, each for a measured reason; see operator/README.md."""
+def settings(*, silence: float) -> kopf.OperatorSettings:
+    """kopf's settings, each for a measured reason; see operator/README.md. `silence` of a watch, in seconds."""
     result = kopf.OperatorSettings()
     result.networking.error_backoffs = EndlessBackoff()
     result.networking.request_timeout = 60
     result.networking.connect_timeout = 5
-    result.watching.inactivity_timeout = 70
+    result.watching.inactivity_timeout = silence
     result.watching.chunk_size = None
     result.queueing.worker_limit = None
     result.posting.enabled = False
@@ -95,7 +95,13 @@ def registry(view: View, add: Callable[[Key], None], relisted: Callable[[], None
 
 
 async def watch(
-    namespaces: Collection[str], *, view: View, add: Callable[[Key], None], relisted: Callable[[], None], started: Callable[[], None]
+    namespaces: Collection[str],
+    *,
+    silence: float,
+    view: View,
+    add: Callable[[Key], None],
+    relisted: Callable[[], None],
+    started: Callable[[], None],
 ) -> None:
     """Runs until kopf gives up: the CRD is gone, or a watch broke in a way that only a new process mends.
 
@@ -105,7 +111,7 @@ async def watch(
     ours = asyncio.all_tasks()
     tasks = await kopf.spawn_tasks(
         registry=registry(view, add, relisted),
-        settings=settings(),
+        settings=settings(silence=silence),
         standalone=True,
         identity=FIELD_MANAGER,  # else kopf asks for the user's name, which a container's user does not have
         clusterwide=not namespaces,

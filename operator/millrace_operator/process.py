@@ -143,6 +143,7 @@ class Operator:
         await self._listed.wait()
         await watch(
             self._settings.namespaces,
+            silence=self._settings.watch_silence,
             view=self._cluster.view,
             add=self._queue.add,
             relisted=self._relisted.set,
