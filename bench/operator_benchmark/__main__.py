@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +19,7 @@ from cluster.control_plane import ControlPlane
 from engine_benchmark.machine import CPU_INFO, cpu_model, revision
 from engine_benchmark.watch import machine_seconds
 from operator_benchmark import floor, picture
-from operator_benchmark.figures import Burst, Cost, Idle, burst, seconds, verdict
+from operator_benchmark.figures import Burst, Cost, Floor, Idle, burst, seconds, verdict
 from operator_benchmark.operator_process import OperatorProcess
 from operator_benchmark.services import NAMESPACE, Told, TooSlow, apply, children
 
@@ -39,9 +39,9 @@ def main() -> int:
     bursts, idle = [], None
     for count in options.sizes:
         with _cluster() as api:
-            floor_seconds = _floor(api, count)
+            least = _floor(api, count)
         with _cluster() as api, OperatorProcess(api.kubeconfig, options.out / "operator.log") as operator:
-            bursts.append(_burst(api, operator, count, floor_seconds))
+            bursts.append(_burst(api, operator, count, least))
             print(_line(bursts[-1]), flush=True)
             if options.idle_minutes and count == options.sizes[-1]:
                 idle = _idle(operator, count, options.idle_minutes)
@@ -64,25 +64,28 @@ def _rounds(count: int) -> list[list[str]]:
     return [[f"one-{number}"] for number in range(SINGLES)] if count == 1 else [[f"of-{count}-{number}" for number in range(count)]]
 
 
-def _floor(api: ControlPlane, count: int) -> float:
+def _floor(api: ControlPlane, count: int) -> Floor:
+    taken, client = _taken(api), _processor_seconds(os.getpid())
     accepted: dict[str, float] = {}
     told: dict[str, float] = {}
     for names in _rounds(count):
         accepted |= apply(api, names)
         told |= floor.write(api, names)
-    return seconds(accepted, told, count=count)
+    cpu = {name: value - taken[name] for name, value in _taken(api).items()}
+    cpu["client"] = _processor_seconds(os.getpid()) - client
+    return Floor(seconds=seconds(accepted, told, count=count), cpu_seconds=cpu)
 
 
-def _burst(api: ControlPlane, operator: OperatorProcess, count: int, floor_seconds: float) -> Burst:
+def _burst(api: ControlPlane, operator: OperatorProcess, count: int, least: Floor) -> Burst:
     _settle(operator)
     before, cpu = operator.series("millrace_writes_total"), operator.total("process_cpu_seconds_total")
-    passes, taken = operator.total("millrace_passes_total"), _taken(api, operator)
+    passes, taken = operator.total("millrace_passes_total"), _taken(api, operator.pid)
     told = Told(api)
     accepted: dict[str, float] = {}
     for names in _rounds(count):
         accepted |= apply(api, names)
         told.wait(names, seconds=PATIENCE_SECONDS)
-    neighbours = {name: value - taken[name] for name, value in _taken(api, operator).items()}
+    neighbours = {name: value - taken[name] for name, value in _taken(api, operator.pid).items()}
     if children(api) != len(accepted):
         raise TooSlow(f"{children(api)} Deployments for {len(accepted)} services; see operator.log")
     _settle(operator)
@@ -94,13 +97,13 @@ def _burst(api: ControlPlane, operator: OperatorProcess, count: int, floor_secon
         cpu_seconds=operator.total("process_cpu_seconds_total") - cpu,
         neighbours_cpu_seconds=neighbours,
     )
-    return burst(accepted, told.at, count=count, cost=cost, floor_seconds=floor_seconds)
+    return burst(accepted, told.at, count=count, cost=cost, floor=least)
 
 
-def _taken(api: ControlPlane, operator: OperatorProcess) -> dict[str, float]:
-    """Processor seconds so far."""
+def _taken(api: ControlPlane, *clients: int) -> dict[str, float]:
+    """Processor seconds so far, but not those of the clients and of ourselves."""
     parts = {name: _processor_seconds(child.process.pid) for name, child in api.children.items()}
-    ours = sum(parts.values()) + _processor_seconds(operator.pid) + _processor_seconds(os.getpid())
+    ours = sum(parts.values()) + sum(map(_processor_seconds, (*clients, os.getpid())))
     return {**parts, "others": machine_seconds() - ours}
 
 
@@ -132,13 +135,17 @@ def _settle(operator: OperatorProcess) -> None:
 
 
 def _line(each: Burst) -> str:
-    neighbours = ", ".join(f"{name} {taken:.1f} s" for name, taken in each.neighbours_cpu_seconds.items())
     return (
         f"{each.count:5} at once: all after {each.all_seconds:.2f} s; each p50 {each.p50_seconds:.2f} s, p95 {each.p95_seconds:.2f} s;"
-        f" a bare client {each.floor_seconds:.2f} s, {each.times_the_floor:.2f} times as long;"
+        f" a bare client {each.floor_seconds:.2f} s, {each.times_the_floor:.2f} times as long"
+        f" ({_told(each.floor_cpu_seconds)});"
         f" {each.writes_per_service:.2f} writes and {each.passes:.2f} passes per service;"
-        f" CPU {each.cpu_seconds:.1f} s ({neighbours}); {each.rss_bytes / 2**20:.0f} MiB"
+        f" CPU {each.cpu_seconds:.1f} s ({_told(each.neighbours_cpu_seconds)}); {each.rss_bytes / 2**20:.0f} MiB"
     )
+
+
+def _told(cpu_seconds: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {taken:.1f} s" for name, taken in cpu_seconds.items())
 
 
 def _tell(bursts: Sequence[Burst], idle: Idle | None, out: Path) -> None:

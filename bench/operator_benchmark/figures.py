@@ -21,6 +21,14 @@ class Cost:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Floor:
+    """Of a bare client."""
+
+    seconds: float
+    cpu_seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Burst:
     """`count` services applied at once. Seconds run from the first one's acceptance; `p50` and `p95` from each one's own."""
 
@@ -40,6 +48,8 @@ class Burst:
     """Of the API server, etcd and the controllers meanwhile, and of everybody else on the machine (`others`)."""
     floor_seconds: float
     """What a bare client took for the same children, on a control plane of its own, just before; judged alike."""
+    floor_cpu_seconds: Mapping[str, float]
+    """The bare client's and its neighbours' processor seconds."""
 
     @property
     def writes_per_service(self) -> float:
@@ -92,7 +102,7 @@ def burst(
     *,
     count: int,
     cost: Cost,
-    floor_seconds: float,
+    floor: Floor,
 ) -> Burst:
     """`accepted` and `told`: name → monotonic seconds. `count` were applied at once."""
     waits = [told[name] - at for name, at in accepted.items()]
@@ -108,7 +118,8 @@ def burst(
         rss_bytes=cost.rss_bytes,
         cpu_seconds=cost.cpu_seconds,
         neighbours_cpu_seconds=cost.neighbours_cpu_seconds,
-        floor_seconds=floor_seconds,
+        floor_seconds=floor.seconds,
+        floor_cpu_seconds=floor.cpu_seconds,
     )
 
 

@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from operator_benchmark.figures import Burst, Cost, Idle, burst, percentile, seconds, verdict
+from operator_benchmark.figures import Burst, Cost, Floor, Idle, burst, percentile, seconds, verdict
 from operator_benchmark.picture import draw
 
 MEBIBYTE = 2**20
@@ -17,7 +17,7 @@ def measured(count: int, *, each: float, rss: float = 80 * MEBIBYTE) -> Burst:
     told = {name: 100 + each * (number + 1) for number, name in enumerate(names)}
     writes = {"apply": 3.0 * count, "scale": 0.0}
     cost = Cost(passes=2 * count, writes=writes, rss_bytes=rss, cpu_seconds=1, neighbours_cpu_seconds={"etcd": 0.5})
-    return burst(accepted, told, count=count, cost=cost, floor_seconds=each * count / 2)
+    return burst(accepted, told, count=count, cost=cost, floor=Floor(seconds=each * count / 2, cpu_seconds={"etcd": 0.25}))
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.5, 2), (0.95, 4), (0.01, 1), (1, 4)])
