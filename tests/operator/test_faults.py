@@ -107,7 +107,7 @@ def test_what_was_deleted_while_no_watch_ran_is_noticed(api: Api, proxy: Proxy, 
 
 
 def test_a_watch_that_went_deaf_is_noticed_by_its_silence(api: Api, proxy: Proxy, start: Start, tmp_path: Path) -> None:
-    operator = start(KUBECONFIG=str(proxy.kubeconfig(tmp_path)), **LONG_LEASE, MILLRACE_WATCH_SILENCE_SECONDS="2")
+    operator = start(KUBECONFIG=str(proxy.kubeconfig(tmp_path)), **LONG_LEASE, MILLRACE_WATCH_SILENCE_SECONDS="4")
     operator.wait_until_it_leads()
     api.create(cpu_service())
     eventually(api.is_complete, "children exist")
