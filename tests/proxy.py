@@ -1,5 +1,6 @@
 """Stands between an operator and a real API server, to break what runs between them: kill at a write, silence, outages, deaf watches."""
 
+import json
 import socket
 import threading
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Self
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
 
@@ -37,6 +39,7 @@ class Proxy:
         """Called with their number, before the writer is answered."""
         self.watches = 0
         """How many were begun."""
+        self._compacted_at = 0
         self._is_down = threading.Event()
         self._ends = threading.Event()
         self._streams: set[socket.socket] = set()
@@ -51,6 +54,9 @@ class Proxy:
                 headers = {name: self.headers[name] for name in PASSED_ON if name in self.headers}
                 if proxy._is_down.is_set():
                     self.close_connection = True
+                elif proxy._is_too_old(self.path):
+                    self.close_connection = True
+                    self._tell_410()
                 elif "watch=true" in self.path:
                     self.close_connection = True
                     with suppress(httpx.HTTPError, OSError):
@@ -69,6 +75,15 @@ class Proxy:
                 self.send_header("Content-Length", str(len(answer.content)))
                 self.end_headers()
                 self.wfile.write(answer.content)
+
+            def _tell_410(self) -> None:
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.end_headers()
+                status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Expired", "code": 410}
+                self.wfile.write(
+                    json.dumps({"type": "ERROR", "object": {**status, "message": "too old resource version"}}).encode() + b"\n"
+                )
 
             def _watch(self, headers: dict[str, str]) -> None:
                 proxy.watches += 1
@@ -100,6 +115,14 @@ class Proxy:
 
     def come_back(self) -> None:
         self._is_down.clear()
+
+    def forget_what_happened(self) -> None:
+        """No watch can go on from where it was cut, as after a compaction of etcd."""
+        self._compacted_at = int(self._upstream.get("/api/v1/namespaces", params={"limit": 1}).json()["metadata"]["resourceVersion"])
+
+    def _is_too_old(self, path: str) -> bool:
+        query = parse_qs(urlsplit(path).query)
+        return "watch" in query and int(query.get("resourceVersion", ["0"])[0]) < self._compacted_at
 
     def kubeconfig(self, folder: Path) -> Path:
         """By which an operator finds this way to the API server."""

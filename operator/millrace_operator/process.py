@@ -199,7 +199,7 @@ class Operator:
             except ApiError as error:
                 if isinstance(error, NotFound) and self._listed.is_set():
                     raise MissingDefinition("the CustomResourceDefinition is gone; a new process waits for it") from error
-                logger.warning("InferenceServices cannot be listed (without their definition, apply crds/ first): %s", error)
+                logger.warning("no full list (without the definition of InferenceServices, apply crds/ first): %s", error)
                 if not self._listed.is_set():
                     self._looked_at = time.monotonic()  # nothing is stuck: there is nothing to find yet
                 await asyncio.sleep(self._settings.first_retry)

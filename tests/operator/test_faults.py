@@ -91,7 +91,7 @@ LONG_LEASE = {"MILLRACE_LEASE_SECONDS": "60", "MILLRACE_LEASE_RENEW_SECONDS": "5
 """Who lives through the fault, and has nothing but its watches to learn of it."""
 
 
-def test_what_was_deleted_while_no_watch_ran_is_noticed(api: Api, proxy: Proxy, start: Start, tmp_path: Path) -> None:
+def test_what_was_deleted_in_a_gap_of_the_watches_is_noticed(api: Api, proxy: Proxy, start: Start, tmp_path: Path) -> None:
     operator = start(KUBECONFIG=str(proxy.kubeconfig(tmp_path)), **LONG_LEASE)
     operator.wait_until_it_leads()
     for name in ("chat", "gone"):
@@ -101,6 +101,7 @@ def test_what_was_deleted_while_no_watch_ran_is_noticed(api: Api, proxy: Proxy, 
     proxy.go_down()
     api.delete(api.path("services", "chat"))
     api.delete(f"{api.root}/gone")
+    proxy.forget_what_happened()
     proxy.come_back()
     eventually(lambda: api.has("services", "chat"), "the child that is missing is made again")
     eventually(lambda: 'name="gone"' not in operator.get("/metrics").text, "nothing is told any more of what has gone")
