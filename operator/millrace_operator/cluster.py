@@ -79,7 +79,8 @@ class Cluster:
         self._wrote = wrote
         self._clock = clock
         self.view = View()
-        self._unlisted: dict[str, NotFound | Forbidden] = {}
+        self._unlisted: dict[str, Forbidden] = {}
+        self._undefined: dict[str, NotFound] = {}
 
     async def keys(self, namespaces: Sequence[str]) -> set[Key]:
         """Every InferenceService of these namespaces, or of all when none is named."""
@@ -96,9 +97,10 @@ class Cluster:
             manifest = await self._get(_path(API_VERSION, PLURAL, namespace, name))
         except NotFound:
             return None
-        out_of_reach, optional = dict(self._unlisted), [kind for kind in CHILD_KINDS if kind.optional]
-        if POD.kind in out_of_reach:
-            raise out_of_reach[POD.kind]
+        if POD.kind in self._unlisted:
+            raise self._unlisted[POD.kind]
+        out_of_reach: dict[str, NotFound | Forbidden] = {**self._unlisted, **self._undefined}
+        optional = [kind for kind in CHILD_KINDS if kind.optional and kind.kind not in out_of_reach]
 
         async def children_of(kind: ChildKind) -> list[Manifest]:
             try:
@@ -152,8 +154,10 @@ class Cluster:
             path = _path(kind.api_version, kind.plural, namespace)
             try:
                 answer = await self._connection.get(path, query=query, accept=METADATA_ONLY, seconds=self._read_timeout)
-            except NotFound:
+            except NotFound as error:
+                self._undefined[kind.kind] = error
                 return None
+            self._undefined.pop(kind.kind, None)
             for metadata in (item["metadata"] for item in answer["items"] or ()):
                 key = metadata["namespace"], metadata["labels"].get(INSTANCE_LABEL, "")
                 found[key] = found.get(key, frozenset()) | {metadata["resourceVersion"]}
