@@ -77,7 +77,7 @@ run: env ## the server alone on this machine; downloads the model once: make run
 bench-engine: env ## our engine against transformers on this machine, a quarter of an hour (ARGS=--quick: two minutes)
 	@PYTHONPATH=bench $(PYTHON) -m engine_benchmark $(ARGS)
 
-bench-operator: env ## the operator with 1, 100 and 1000 services on a real API server, twenty minutes (ARGS="--idle-minutes 0": five)
+bench-operator: env ## the operator with 1, 100 and 1000 services on a real API server, twenty minutes (ARGS="--idle-minutes 0": ten)
 	@PYTHONPATH=bench:e2e $(PYTHON) -m operator_benchmark $(ARGS)
 
 clean: ## take the cluster down without a trace; caches stay

@@ -64,6 +64,11 @@ class Burst:
         return judged(self.count, p95=self.p95_seconds, everything=self.all_seconds)
 
     @property
+    def others_cores(self) -> float:
+        """What everybody else on the machine took."""
+        return self.neighbours_cpu_seconds["others"] / self.all_seconds
+
+    @property
     def times_the_floor(self) -> float:
         return self.judged_seconds / self.floor_seconds
 

@@ -16,7 +16,9 @@ def measured(count: int, *, each: float, rss: float = 80 * MEBIBYTE) -> Burst:
     accepted = dict.fromkeys(names, 100.0)
     told = {name: 100 + each * (number + 1) for number, name in enumerate(names)}
     writes = {"apply": 3.0 * count, "scale": 0.0}
-    cost = Cost(passes=2 * count, writes=writes, rss_bytes=rss, cpu_seconds=1, neighbours_cpu_seconds={"etcd": 0.5})
+    cost = Cost(
+        passes=2 * count, writes=writes, rss_bytes=rss, cpu_seconds=1, neighbours_cpu_seconds={"etcd": 0.5, "others": each * count / 4}
+    )
     return burst(accepted, told, count=count, cost=cost, floor=Floor(seconds=each * count / 2, cpu_seconds={"etcd": 0.25}))
 
 
@@ -53,5 +55,5 @@ def test_what_was_missed_is_said() -> None:
 def test_the_picture_is_well_formed_and_names_every_curve() -> None:
     text = draw([measured(1, each=0.5), measured(100, each=0.05)], caption="a <machine>")
     words = "".join(ElementTree.fromstring(text).itertext())
-    assert "100 at once: 5.0 s, 50 ms each, 2.00 times a bare client's" in words
+    assert "100 at once: 5.0 s, 50 ms each, 2.00 times a bare client's; others took 0.2 cores" in words
     assert "a <machine>" in words
