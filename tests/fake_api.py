@@ -65,18 +65,22 @@ class FakeApi:
 
     def kubeconfig(self, folder: Path) -> Path:
         """By which an operator finds this API server."""
-        result = folder / "kubeconfig"
-        url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        content = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "fake", "cluster": {"server": url}}],
-            "users": [{"name": "nobody", "user": {"token": "none"}}],
-            "contexts": [{"name": "fake", "context": {"cluster": "fake", "user": "nobody"}}],
-            "current-context": "fake",
-        }
-        result.write_text(yaml.safe_dump(content))
-        return result
+        return kubeconfig_of(f"http://127.0.0.1:{self._server.server_address[1]}", folder)
+
+
+def kubeconfig_of(url: str, folder: Path) -> Path:
+    """Of somebody without a name."""
+    result = folder / "kubeconfig"
+    content = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "fake", "cluster": {"server": url}}],
+        "users": [{"name": "nobody", "user": {"token": "none"}}],
+        "contexts": [{"name": "fake", "context": {"cluster": "fake", "user": "nobody"}}],
+        "current-context": "fake",
+    }
+    result.write_text(yaml.safe_dump(content))
+    return result
 
 
 class Lease:

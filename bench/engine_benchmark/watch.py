@@ -49,13 +49,13 @@ class Watch:
         """The body measures this engine."""
         idle = [process for name, process in self._processes.items() if name != engine]
         groups = ([self._own], idle, [self._own, *self._processes.values()])
-        started, machine, before = time.monotonic(), _machine_seconds(), [_seconds(group) for group in groups]
+        started, machine, before = time.monotonic(), machine_seconds(), [_seconds(group) for group in groups]
         yield
         elapsed = time.monotonic() - started
         client, others, ours = (_seconds(group) - earlier for group, earlier in zip(groups, before, strict=True))
         self._client.append(client / elapsed)
         self._idle.append(others / elapsed)
-        self._strangers.append(max(0.0, _machine_seconds() - machine - ours) / elapsed)
+        self._strangers.append(max(0.0, machine_seconds() - machine - ours) / elapsed)
 
     def company(self) -> Company:
         """Of all runs so far, at least one."""
@@ -69,7 +69,7 @@ def _seconds(processes: Sequence[psutil.Process]) -> float:
     return sum(one.user + one.system for one in times)
 
 
-def _machine_seconds() -> float:
+def machine_seconds() -> float:
     """Processor time of the whole machine, what its host stole included (not again what guests took)."""
     now = psutil.cpu_times()
     return sum(getattr(now, kind, 0.0) for kind in ("user", "nice", "system", "irq", "softirq", "steal"))

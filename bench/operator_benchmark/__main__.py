@@ -5,18 +5,23 @@ A missed goal is said and is no failure (the machine may be busy); an operator t
 
 import argparse
 import json
+import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+import psutil
+
 from cluster.control_plane import ControlPlane
 from engine_benchmark.machine import CPU_INFO, cpu_model, revision
-from operator_benchmark import picture
-from operator_benchmark.figures import Burst, Idle, burst, verdict
+from engine_benchmark.watch import machine_seconds
+from operator_benchmark import floor, picture
+from operator_benchmark.figures import Burst, Cost, Floor, Idle, burst, seconds, verdict
 from operator_benchmark.operator_process import OperatorProcess
-from operator_benchmark.services import NAMESPACE, Told, TooSlow, apply, children, delete_all
+from operator_benchmark.services import NAMESPACE, Told, TooSlow, apply, children
 
 CHECKOUT = Path(__file__).parents[2]
 SIZES = (1, 100, 1000)
@@ -24,51 +29,87 @@ SINGLES = 20
 """One at a time, so many times, for the percentiles of a single one."""
 PATIENCE_SECONDS = 600
 QUIET_SECONDS = 15
+SETTLE_SECONDS = 5
+"""A new API server computes the schema of a new kind; that is nobody's time."""
 
 
 def main() -> int:
     options = _options()
     options.out.mkdir(parents=True, exist_ok=True)
-    with ControlPlane() as api:
-        api.kubectl("apply", "-f", str(CHECKOUT / "crds"))
-        api.kubectl("wait", "--for=condition=Established", "crd/inferenceservices.millrace.dev", "--timeout=30s")
-        api.kubectl("create", "namespace", NAMESPACE)
-        with OperatorProcess(api.kubeconfig, options.out / "operator.log") as operator:
-            bursts = []
-            for number, count in enumerate(options.sizes):
-                if number:
-                    delete_all(api, seconds=PATIENCE_SECONDS)
-                bursts.append(_burst(api, operator, count))
-                print(_line(bursts[-1]), flush=True)
-            idle = _idle(operator, options.sizes[-1], options.idle_minutes) if options.idle_minutes else None
+    bursts, idle = [], None
+    for count in options.sizes:
+        with _cluster() as api:
+            least = _floor(api, count)
+        with _cluster() as api, OperatorProcess(api.kubeconfig, options.out / "operator.log") as operator:
+            bursts.append(_burst(api, operator, count, least))
+            print(_line(bursts[-1]), flush=True)
+            if options.idle_minutes and count == options.sizes[-1]:
+                idle = _idle(operator, count, options.idle_minutes)
     _tell(bursts, idle, options.out)
     return 0
 
 
-def _burst(api: ControlPlane, operator: OperatorProcess, count: int) -> Burst:
+@contextmanager
+def _cluster() -> Iterator[ControlPlane]:
+    """A new one for each measurement: nothing is left of the one before."""
+    with ControlPlane() as api:
+        api.kubectl("apply", "-f", str(CHECKOUT / "crds"))
+        api.kubectl("wait", "--for=condition=Established", "crd/inferenceservices.millrace.dev", "--timeout=30s")
+        api.kubectl("create", "namespace", NAMESPACE)
+        time.sleep(SETTLE_SECONDS)
+        yield api
+
+
+def _rounds(count: int) -> list[list[str]]:
+    return [[f"one-{number}"] for number in range(SINGLES)] if count == 1 else [[f"of-{count}-{number}" for number in range(count)]]
+
+
+def _floor(api: ControlPlane, count: int) -> Floor:
+    taken, client = _taken(api), _processor_seconds(os.getpid())
+    accepted: dict[str, float] = {}
+    told: dict[str, float] = {}
+    for names in _rounds(count):
+        accepted |= apply(api, names)
+        told |= floor.write(api, names)
+    cpu = {name: value - taken[name] for name, value in _taken(api).items()}
+    cpu["client"] = _processor_seconds(os.getpid()) - client
+    return Floor(seconds=seconds(accepted, told, count=count), cpu_seconds=cpu)
+
+
+def _burst(api: ControlPlane, operator: OperatorProcess, count: int, least: Floor) -> Burst:
     _settle(operator)
     before, cpu = operator.series("millrace_writes_total"), operator.total("process_cpu_seconds_total")
-    passes = operator.total("millrace_passes_total")
+    passes, taken = operator.total("millrace_passes_total"), _taken(api, operator.pid)
     told = Told(api)
     accepted: dict[str, float] = {}
-    rounds = [[f"one-{number}"] for number in range(SINGLES)] if count == 1 else [[f"of-{count}-{number}" for number in range(count)]]
-    for names in rounds:
+    for names in _rounds(count):
         accepted |= apply(api, names)
         told.wait(names, seconds=PATIENCE_SECONDS)
+    neighbours = {name: value - taken[name] for name, value in _taken(api, operator.pid).items()}
     if children(api) != len(accepted):
         raise TooSlow(f"{children(api)} Deployments for {len(accepted)} services; see operator.log")
     _settle(operator)
     writes = {kind: value - before.get(kind, 0) for kind, value in operator.series("millrace_writes_total").items()}
-    rss = operator.total("process_resident_memory_bytes")
-    return burst(
-        accepted,
-        told.at,
-        count=count,
+    cost = Cost(
         passes=operator.total("millrace_passes_total") - passes,
         writes=writes,
-        rss=rss,
-        cpu=operator.total("process_cpu_seconds_total") - cpu,
+        rss_bytes=operator.total("process_resident_memory_bytes"),
+        cpu_seconds=operator.total("process_cpu_seconds_total") - cpu,
+        neighbours_cpu_seconds=neighbours,
     )
+    return burst(accepted, told.at, count=count, cost=cost, floor=least)
+
+
+def _taken(api: ControlPlane, *clients: int) -> dict[str, float]:
+    """Processor seconds so far, but not those of the clients and of ourselves."""
+    parts = {name: _processor_seconds(child.process.pid) for name, child in api.children.items()}
+    ours = sum(parts.values()) + sum(map(_processor_seconds, (*clients, os.getpid())))
+    return {**parts, "others": machine_seconds() - ours}
+
+
+def _processor_seconds(pid: int) -> float:
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
 
 
 def _idle(operator: OperatorProcess, services: int, minutes: float) -> Idle:
@@ -96,9 +137,15 @@ def _settle(operator: OperatorProcess) -> None:
 def _line(each: Burst) -> str:
     return (
         f"{each.count:5} at once: all after {each.all_seconds:.2f} s; each p50 {each.p50_seconds:.2f} s, p95 {each.p95_seconds:.2f} s;"
+        f" a bare client {each.floor_seconds:.2f} s, {each.times_the_floor:.2f} times as long"
+        f" ({_told(each.floor_cpu_seconds)});"
         f" {each.writes_per_service:.2f} writes and {each.passes:.2f} passes per service;"
-        f" CPU {each.cpu_seconds:.1f} s; {each.rss_bytes / 2**20:.0f} MiB"
+        f" CPU {each.cpu_seconds:.1f} s ({_told(each.neighbours_cpu_seconds)}); {each.rss_bytes / 2**20:.0f} MiB"
     )
+
+
+def _told(cpu_seconds: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {taken:.1f} s" for name, taken in cpu_seconds.items())
 
 
 def _tell(bursts: Sequence[Burst], idle: Idle | None, out: Path) -> None:

@@ -10,6 +10,25 @@ RSS_GOAL_BYTES = 300 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Of all services of a burst together."""
+
+    passes: float
+    writes: Mapping[str, float]
+    rss_bytes: float
+    cpu_seconds: float
+    neighbours_cpu_seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Floor:
+    """Of a bare client."""
+
+    seconds: float
+    cpu_seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Burst:
     """`count` services applied at once. Seconds run from the first one's acceptance; `p50` and `p95` from each one's own."""
 
@@ -25,6 +44,12 @@ class Burst:
     """Per service."""
     rss_bytes: float
     cpu_seconds: float
+    neighbours_cpu_seconds: Mapping[str, float]
+    """Of the API server, etcd and the controllers meanwhile, and of everybody else on the machine (`others`)."""
+    floor_seconds: float
+    """What a bare client took for the same children, on a control plane of its own, just before; judged alike."""
+    floor_cpu_seconds: Mapping[str, float]
+    """The bare client's and its neighbours' processor seconds."""
 
     @property
     def writes_per_service(self) -> float:
@@ -36,7 +61,16 @@ class Burst:
 
     @property
     def judged_seconds(self) -> float:
-        return self.p95_seconds if self.count == 1 else self.all_seconds
+        return judged(self.count, p95=self.p95_seconds, everything=self.all_seconds)
+
+    @property
+    def others_cores(self) -> float:
+        """What everybody else on the machine took."""
+        return self.neighbours_cpu_seconds["others"] / self.all_seconds
+
+    @property
+    def times_the_floor(self) -> float:
+        return self.judged_seconds / self.floor_seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +85,17 @@ class Idle:
     rss_bytes: float
 
 
+def judged(count: int, *, p95: float, everything: float) -> float:
+    """One at a time, each counts; many at once, the last one does."""
+    return p95 if count == 1 else everything
+
+
+def seconds(accepted: Mapping[str, float], told: Mapping[str, float], *, count: int) -> float:
+    """Name → monotonic seconds, both; judged."""
+    waits = [told[name] - at for name, at in accepted.items()]
+    return judged(count, p95=percentile(waits, 0.95), everything=max(told.values()) - min(accepted.values()))
+
+
 def percentile(values: Sequence[float], share: float) -> float:
     """The smallest value that is not below `share` of them."""
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
@@ -61,12 +106,10 @@ def burst(
     told: Mapping[str, float],
     *,
     count: int,
-    passes: float,
-    writes: Mapping[str, float],
-    rss: float,
-    cpu: float,
+    cost: Cost,
+    floor: Floor,
 ) -> Burst:
-    """`accepted` and `told`: name → monotonic seconds. `count` were applied at once; `writes` and `passes` are what all of them cost."""
+    """`accepted` and `told`: name → monotonic seconds. `count` were applied at once."""
     waits = [told[name] - at for name, at in accepted.items()]
     began = min(accepted.values())
     return Burst(
@@ -75,10 +118,13 @@ def burst(
         p95_seconds=percentile(waits, 0.95),
         all_seconds=max(told[name] for name in accepted) - began,
         done_at=tuple(sorted(told[name] - began for name in accepted)),
-        writes={kind: value / len(accepted) for kind, value in writes.items() if value},
-        passes=passes / len(accepted),
-        rss_bytes=rss,
-        cpu_seconds=cpu,
+        writes={kind: value / len(accepted) for kind, value in cost.writes.items() if value},
+        passes=cost.passes / len(accepted),
+        rss_bytes=cost.rss_bytes,
+        cpu_seconds=cost.cpu_seconds,
+        neighbours_cpu_seconds=cost.neighbours_cpu_seconds,
+        floor_seconds=floor.seconds,
+        floor_cpu_seconds=floor.cpu_seconds,
     )
 
 

@@ -38,6 +38,10 @@ class OperatorProcess:
         self._process.terminate()
         self._process.wait(timeout=30)
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def total(self, name: str) -> float:
         """The sum of a metric's series."""
         return sum(self.series(name).values())

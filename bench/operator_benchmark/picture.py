@@ -34,5 +34,6 @@ def draw(bursts: Sequence[Burst], *, caption: str) -> str:
         )
         parts.append(f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="2"/>')
         words = f"{each.count} at once: {each.all_seconds:.1f} s, {each.all_seconds / each.count * 1000:.0f} ms each"
+        words += f", {each.times_the_floor:.2f} times a bare client's; others took {each.others_cores:.1f} cores"
         parts.append(f'<text x="{LEFT + 20}" y="{TOP + 20 + 20 * place}" style="fill: {color}">{escape(words)}</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"

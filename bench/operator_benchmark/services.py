@@ -63,17 +63,6 @@ def apply(api: ControlPlane, names: Sequence[str]) -> dict[str, float]:
         return dict(pair for part in clients.map(lambda part: list(_apply(api, part)), _parts(names)) for pair in part)
 
 
-def delete_all(api: ControlPlane, *, seconds: float) -> None:
-    """Until they, and what the garbage collector deletes with them, are gone."""
-    with api.client() as client:
-        client.delete(PATH, timeout=120).raise_for_status()
-    deadline = time.monotonic() + seconds
-    while children(api):
-        if time.monotonic() > deadline:
-            raise TooSlow("the garbage collector has not deleted all Deployments")
-        time.sleep(1)
-
-
 def children(api: ControlPlane) -> int:
     """Deployments that exist."""
     with api.client() as client:

@@ -4,7 +4,7 @@ What a user can do something about becomes a Trouble for the status; what only t
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from millrace_operator.cluster import Cluster, NameConflict, Observed
 from millrace_operator.connection import Forbidden, NamespaceEnds, NotFound, Refused
@@ -82,11 +82,24 @@ async def act(
         finally:
             if fight := repairs.fight(place, now=now):
                 told.append(_fight(kind, name, fight))
+    problems += await _prune(cluster, wish, seen)
+    return Outcome(seen.manifest, tuple(live), tuple(problems), next(iter(aside), None), seen.pods, tuple(repaired))
+
+
+async def _prune(cluster: Cluster, wish: Sequence[Manifest], seen: Observed) -> list[Trouble]:
+    problems: list[Trouble] = []
     wanted = {(child["kind"], child["metadata"]["name"]) for child in wish}
     for child in seen.children:
-        if (child["kind"], child["metadata"]["name"]) not in wanted and "deletionTimestamp" not in child["metadata"]:
+        kind, name = child["kind"], child["metadata"]["name"]
+        if (kind, name) in wanted or "deletionTimestamp" in child["metadata"]:
+            continue
+        try:
             await cluster.prune(child)
-    return Outcome(seen.manifest, tuple(live), tuple(problems), next(iter(aside), None), seen.pods, tuple(repaired))
+        except NamespaceEnds:
+            raise
+        except Forbidden as error:
+            problems.append(replace(_trouble(kind, name, error), bars_serving=False))
+    return problems
 
 
 async def _create_secret(cluster: Cluster, secret: Manifest) -> Trouble | None:

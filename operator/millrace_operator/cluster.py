@@ -7,10 +7,11 @@ every write but a creation carries the version it was decided on, so that one th
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
-from millrace_operator.connection import APPLY, MERGE, METADATA_ONLY, AlreadyThere, Conflict, Connection, Forbidden, NotFound
+from millrace_operator.connection import APPLY, JSON, MERGE, METADATA_ONLY, AlreadyThere, Conflict, Connection, Forbidden, NotFound
 from millrace_operator.desired import CHILD_KINDS, ChildKind
 from millrace_operator.manifest import Manifest
 from millrace_operator.names import (
@@ -24,11 +25,12 @@ from millrace_operator.names import (
     instance_labels,
 )
 from millrace_operator.ownership import applied_fields, is_as_wished, owner_uid, owns, stamped
+from millrace_operator.view import Key, Place, View
 from millrace_operator.workqueue import TokenBucket
 
-Key = tuple[str, str]
-"""(namespace, name) of an InferenceService."""
-
+POD = ChildKind("v1", "Pod", "pods")
+WATCHED = (*(kind for kind in CHILD_KINDS if not kind.optional), POD)
+"""Not the optional kinds: kopf never looks for a definition that was missing at its start, and ends with one that goes."""
 SCALE_MANAGER = f"{FIELD_MANAGER}-scale"
 """Holds `spec.replicas` while it passes from the applied Deployment to whoever scales."""
 PAGE = "500"
@@ -49,7 +51,7 @@ class Observed:
     children: tuple[Manifest, ...]
     pods: tuple[Manifest, ...]
     out_of_reach: Mapping[str, NotFound | Forbidden] = field(default_factory=dict)
-    """Optional kinds that could not be listed, and why; the others' failure is the pass's."""
+    """Kinds that could not be listed, and why."""
 
     def child(self, kind: str, name: str) -> Manifest | None:
         return next((child for child in self.children if child["kind"] == kind and child["metadata"]["name"] == name), None)
@@ -76,12 +78,16 @@ class Cluster:
         self._write_timeout = write_timeout
         self._wrote = wrote
         self._clock = clock
+        self.view = View()
+        self._unlisted: dict[str, Forbidden] = {}
+        self._undefined: dict[str, NotFound] = {}
 
     async def keys(self, namespaces: Sequence[str]) -> set[Key]:
         """Every InferenceService of these namespaces, or of all when none is named."""
         found: set[Key] = set()
         for namespace in namespaces or ("",):
-            found |= await self._keys_of(namespace)
+            async for page in self._pages(_path(API_VERSION, PLURAL, namespace), accept=METADATA_ONLY):
+                found |= {(item["metadata"]["namespace"], item["metadata"]["name"]) for item in page["items"] or ()}
         return found
 
     async def observe(self, key: Key) -> Observed | None:
@@ -91,24 +97,54 @@ class Cluster:
             manifest = await self._get(_path(API_VERSION, PLURAL, namespace, name))
         except NotFound:
             return None
-        out_of_reach: dict[str, NotFound | Forbidden] = {}
+        if POD.kind in self._unlisted:
+            raise self._unlisted[POD.kind]
+        out_of_reach: dict[str, NotFound | Forbidden] = {**self._unlisted, **self._undefined}
+        optional = [kind for kind in CHILD_KINDS if kind.optional and kind.kind not in out_of_reach]
 
         async def children_of(kind: ChildKind) -> list[Manifest]:
             try:
-                return await self._list(kind, namespace, instance_labels(name))
+                pages = self._pages(_path(kind.api_version, kind.plural, namespace), labels=instance_labels(name))
+                return [each async for page in pages for each in _whole(kind, page)]
             except (NotFound, Forbidden) as error:
-                if not kind.optional:
-                    raise
                 out_of_reach[kind.kind] = error
                 return []
 
-        *lists, pods = await asyncio.gather(
-            *map(children_of, CHILD_KINDS),
-            self._list(ChildKind("v1", "Pod", "pods"), namespace, child_labels(name)),
-        )
-        uid = manifest["metadata"]["uid"]
-        children = tuple(child for found in lists for child in found if owner_uid(child) == uid)
-        return Observed(manifest, children, tuple(pods), out_of_reach)
+        lists = await asyncio.gather(*map(children_of, optional))
+        seen, uid = [*self.view.of(key), *(child for found in lists for child in found)], manifest["metadata"]["uid"]
+        children = tuple(each for each in seen if each["kind"] != POD.kind and owner_uid(each) == uid)
+        pods = tuple(each for each in seen if each["kind"] == POD.kind and child_labels(name).items() <= each["metadata"]["labels"].items())
+        return Observed(manifest, children, pods, out_of_reach)
+
+    @property
+    def sees_all(self) -> bool:
+        """Whether every kind could be listed the last time."""
+        return not self._unlisted
+
+    async def refresh(self, namespaces: Sequence[str]) -> set[Key]:
+        """Look at every child and pod, whatever the watches showed. Returns the services to which there is news. Raises ApiError."""
+        news: set[Key] = set()
+        for kind in WATCHED:
+            try:
+                news |= await self._refresh(kind, namespaces)
+            except Forbidden as error:
+                self._unlisted[kind.kind] = error
+            else:
+                self._unlisted.pop(kind.kind, None)
+        return news
+
+    async def _refresh(self, kind: ChildKind, namespaces: Sequence[str]) -> set[Key]:
+        news: set[Key] = set()
+        present: set[Place] = set()
+        versions: list[int] = []
+        for namespace in namespaces or ("",):
+            labels = {MANAGED_BY_LABEL: FIELD_MANAGER}
+            async for page in self._pages(_path(kind.api_version, kind.plural, namespace), labels=labels):
+                versions.append(int(page["metadata"]["resourceVersion"]))
+                for each in _whole(kind, page):
+                    news |= self.view.learn(each, as_of=versions[-1])
+                    present.add((kind.kind, each["metadata"]["namespace"], each["metadata"]["name"]))
+        return news | self.view.keep(kind.kind, present, as_of=min(versions))
 
     async def versions(self, kind: ChildKind, namespaces: Sequence[str]) -> dict[Key, frozenset[str]] | None:
         """The resource versions of this kind's children, by service; None while its definition is missing. Raises ApiError."""
@@ -118,8 +154,10 @@ class Cluster:
             path = _path(kind.api_version, kind.plural, namespace)
             try:
                 answer = await self._connection.get(path, query=query, accept=METADATA_ONLY, seconds=self._read_timeout)
-            except NotFound:
+            except NotFound as error:
+                self._undefined[kind.kind] = error
                 return None
+            self._undefined.pop(kind.kind, None)
             for metadata in (item["metadata"] for item in answer["items"] or ()):
                 key = metadata["namespace"], metadata["labels"].get(INSTANCE_LABEL, "")
                 found[key] = found.get(key, frozenset()) | {metadata["resourceVersion"]}
@@ -130,13 +168,16 @@ class Cluster:
         wish = stamped(wish)
         path = _path_of(wish)
         if live is None:
-            live = await self._read_ours(wish, path)
-        if live is not None and is_as_wished(wish, live):
+            try:
+                return await self._apply(path, _anew(wish), manager=FIELD_MANAGER)
+            except Conflict:
+                live = await self._read_ours(wish, path)
+        if is_as_wished(wish, live):
             return live
-        if live is not None and owns(live, "spec", "replicas") and "replicas" not in wish["spec"]:
-            live = await self._hand_over_replicas(live, path)
-        answer = await self._apply(path, _over(wish, live), manager=FIELD_MANAGER)
-        return {**answer, "kind": wish["kind"], "apiVersion": wish["apiVersion"]}
+        async with self._over_what_was_seen(live):
+            if owns(live, "spec", "replicas") and "replicas" not in wish["spec"]:
+                live = await self._hand_over_replicas(live, path)
+            return await self._apply(path, _over(wish, live), manager=FIELD_MANAGER)
 
     async def create_secret(self, secret: Manifest) -> None:
         """One that is there already stays as it is, and unread: the operator may only create them."""
@@ -155,13 +196,15 @@ class Cluster:
             "propagationPolicy": "Background",
             "preconditions": {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]},
         }
-        await self._write("DELETE", _path_of(live), options)
+        async with self._over_what_was_seen(live):
+            await self._write("DELETE", _path_of(live), options)
         self._wrote(live["kind"], "delete")
 
     async def scale(self, deployment: Manifest, replicas: int) -> None:
         """Raises Conflict when the Deployment has changed or gone since it was seen."""
         body = {"metadata": {"resourceVersion": deployment["metadata"]["resourceVersion"]}, "spec": {"replicas": replicas}}
-        await self._write("PATCH", f"{_path_of(deployment)}/scale", body, content_type=MERGE)
+        async with self._over_what_was_seen(deployment):
+            await self._write("PATCH", f"{_path_of(deployment)}/scale", body, content_type=MERGE)
         self._wrote(deployment["kind"], "scale")
 
     async def write_status(self, manifest: Manifest, status: Manifest) -> None:
@@ -184,31 +227,22 @@ class Cluster:
         await self._write("PATCH", path, {"series": series}, content_type=MERGE)
         self._wrote(event["kind"], "patch")
 
-    async def _keys_of(self, namespace: str) -> set[Key]:
-        """Metadata only, in pages; a page that expired (410) raises ApiError and the next full list begins anew."""
-        found: set[Key] = set()
-        query = {"limit": PAGE}
+    async def _pages(self, path: str, *, labels: Mapping[str, str] = MappingProxyType({}), accept: str = JSON) -> AsyncIterator[Manifest]:
+        """A page that expired (410) raises ApiError; the next full list begins anew."""
+        query = {"limit": PAGE, "labelSelector": ",".join(f"{label}={value}" for label, value in labels.items())}
         while True:
-            path = _path(API_VERSION, PLURAL, namespace)
-            page = await self._connection.get(path, query=query, accept=METADATA_ONLY, seconds=self._read_timeout)
-            found |= {(item["metadata"]["namespace"], item["metadata"]["name"]) for item in page["items"] or ()}
-            following = page["metadata"].get("continue")
-            if not following:
-                return found
-            query = {"limit": PAGE, "continue": following}
+            page = await self._connection.get(path, query=query, accept=accept, seconds=self._read_timeout)
+            yield page
+            if not (following := page["metadata"].get("continue")):
+                return
+            query["continue"] = following
 
-    async def _list(self, kind: ChildKind, namespace: str, labels: dict[str, str]) -> list[Manifest]:
-        """Items of a list come without kind and apiVersion; they are put back."""
-        selector = ",".join(f"{label}={value}" for label, value in labels.items())
-        answer = await self._get(_path(kind.api_version, kind.plural, namespace), {"labelSelector": selector})
-        return [{"apiVersion": kind.api_version, "kind": kind.kind, **item} for item in answer["items"] or ()]
-
-    async def _read_ours(self, wish: Manifest, path: str) -> Manifest | None:
-        """The object of this name, if it is ours but lost its labels; None when there is none. Raises NameConflict."""
+    async def _read_ours(self, wish: Manifest, path: str) -> Manifest:
+        """The object that has the name: ours, without its labels. Raises NameConflict, and Conflict when it is gone again."""
         try:
             live = await self._get(path)
-        except NotFound:
-            return None
+        except NotFound as gone:
+            raise Conflict(404, "NotFound", gone.message) from gone
         if owner_uid(live) != owner_uid(wish):
             raise NameConflict(wish["kind"], wish["metadata"]["name"])
         return live
@@ -227,7 +261,24 @@ class Cluster:
         query = {"fieldManager": manager, "force": "true", "fieldValidation": "Strict"}
         answer = await self._write("PATCH", path, wish, content_type=APPLY, query=query)
         self._wrote(wish["kind"], "apply")
-        return answer
+        return self._learn({**answer, "kind": wish["kind"], "apiVersion": wish["apiVersion"]})
+
+    @contextlib.asynccontextmanager
+    async def _over_what_was_seen(self, live: Manifest) -> AsyncIterator[None]:
+        """What is refused because it is not as it was seen is looked at again, for the next pass: its event may never come."""
+        try:
+            yield
+        except Conflict:
+            try:
+                self._learn({**await self._get(_path_of(live)), "kind": live["kind"], "apiVersion": live["apiVersion"]})
+            except NotFound:
+                self.view.remove(live)
+            raise
+
+    def _learn(self, thing: Manifest) -> Manifest:
+        if any(thing["kind"] == kind.kind for kind in WATCHED):
+            self.view.learn(thing)
+        return thing
 
     async def _get(self, path: str, query: dict[str, str] | None = None) -> Manifest:
         return await self._connection.get(path, query=query, seconds=self._read_timeout)
@@ -249,15 +300,23 @@ class Cluster:
 _PLURALS = {(kind.api_version, kind.kind): kind.plural for kind in CHILD_KINDS}
 
 
-def _over(wish: Manifest, live: Manifest | None) -> Manifest:
+def _anew(wish: Manifest) -> Manifest:
+    """The wish, if there is no such object: an apply makes one whatever the version says, and over one it is refused."""
+    return {**wish, "metadata": {**wish["metadata"], "resourceVersion": "1"}}
+
+
+def _over(wish: Manifest, live: Manifest) -> Manifest:
     """The wish, bound to the version that was seen: sent past the Lease's end, it meets a newer one and is refused.
 
     The version alone would not keep an object that is gone from being made anew.
     """
-    if live is None:
-        return wish
     seen = {name: live["metadata"][name] for name in ("uid", "resourceVersion")}
     return {**wish, "metadata": {**wish["metadata"], **seen}}
+
+
+def _whole(kind: ChildKind, page: Manifest) -> list[Manifest]:
+    """Items of a list come without kind and apiVersion; they are put back."""
+    return [{"apiVersion": kind.api_version, "kind": kind.kind, **item} for item in page["items"] or ()]
 
 
 def _path(api_version: str, plural: str, namespace: str, name: str = "") -> str:

@@ -91,6 +91,8 @@ class Connection:
 
     def __init__(self, config: Configuration) -> None:
         config.connection_pool_maxsize = SOCKETS
+        # Else a thread reads ~/.netrc before each request; kopf's own session goes by no proxy of the environment either.
+        config.client_session_kwargs = {"trust_env": False}
         self._client = ApiClient(config)
         self._client.user_agent = "millrace-operator"
 

@@ -1,6 +1,7 @@
-"""kopf is the watch: its events become keys on our own queue. Handlers write nothing and decide nothing."""
+"""kopf is the watch: its events fill the view and become keys on our own queue. Handlers write nothing and decide nothing."""
 
 import asyncio
+import functools
 import logging
 import random
 from collections.abc import Callable, Collection, Iterator
@@ -8,13 +9,11 @@ from typing import Any
 
 import kopf
 
-from millrace_operator.cluster import Key
+from millrace_operator.cluster import WATCHED
 from millrace_operator.connection import configuration, token
-from millrace_operator.desired import CHILD_KINDS, ChildKind
-from millrace_operator.names import FIELD_MANAGER, GROUP, INSTANCE_LABEL, MANAGED_BY_LABEL, PLURAL, VERSION
-
-# Not the optional kinds: kopf never looks for a definition that was missing at its start, and ends with one that goes.
-WATCHED_BY_LABEL = (*(kind for kind in CHILD_KINDS if not kind.optional), ChildKind("v1", "Pod", "pods"))
+from millrace_operator.desired import ChildKind
+from millrace_operator.names import FIELD_MANAGER, GROUP, MANAGED_BY_LABEL, PLURAL, VERSION
+from millrace_operator.view import Key, View
 
 
 class EndlessBackoff:
@@ -27,27 +26,41 @@ class EndlessBackoff:
             delay = min(delay * 2, 30)
 
 
-def settings() -> kopf.OperatorSettings:
-    """kopf's settings, each for a measured reason; see operator/README.md."""
+class NothingToCompare:
+    """In the place of what kopf compares of an object from event to event: a copy of it all, for handlers that we have none of."""
+
+    def build(self, **_: object) -> dict[str, object]:
+        return {}
+
+    def fetch(self, **_: object) -> None:
+        """Nothing is stored in an object."""
+
+
+def settings(*, silence: float) -> kopf.OperatorSettings:
+    """kopf's settings, each for a measured reason; see operator/README.md. `silence` of a watch, in seconds."""
     result = kopf.OperatorSettings()
     result.networking.error_backoffs = EndlessBackoff()
     result.networking.request_timeout = 60
     result.networking.connect_timeout = 5
-    result.watching.inactivity_timeout = 70
+    result.watching.inactivity_timeout = silence
     result.watching.chunk_size = None
     result.queueing.worker_limit = None
     result.posting.enabled = False
     result.posting.loggers = False
     result.scanning.disabled = True
     result.process.ultimate_exiting_timeout = 30
-    for kind in WATCHED_BY_LABEL:
+    result.persistence.diffbase_storage = NothingToCompare()
+    for kind in WATCHED:
         group = kind.api_version.rpartition("/")[0]
         result.watching.label_selectors[group, kind.plural] = f"{MANAGED_BY_LABEL}={FIELD_MANAGER}"
     return result
 
 
-def registry(add: Callable[[Key], None], relisted: Callable[[], None]) -> kopf.OperatorRegistry:
-    """`add` gets the key of whatever changed; `relisted` is called when a watch began anew and may have missed deletions."""
+def registry(view: View, add: Callable[[Key], None], relisted: Callable[[], None]) -> kopf.OperatorRegistry:
+    """`add` gets the key of whatever changed, our own children as we wrote them apart.
+
+    `relisted` is called when a watch began anew and may have missed deletions.
+    """
     result = kopf.OperatorRegistry()
 
     async def log_in(**_: Any) -> kopf.ConnectionInfo:  # noqa: ANN401 - kopf's calling convention
@@ -66,22 +79,29 @@ def registry(add: Callable[[Key], None], relisted: Callable[[], None]) -> kopf.O
         if type is None:
             relisted()
 
-    async def on_child(namespace: str, labels: Any, type: str | None, **_: Any) -> None:  # noqa: ANN401, A002
-        if INSTANCE_LABEL in labels:
-            add((namespace, labels[INSTANCE_LABEL]))
+    async def on_child(kind: ChildKind, event: Any, type: str | None, **_: Any) -> None:  # noqa: ANN401, A002
+        thing = {**event["object"], "kind": kind.kind, "apiVersion": kind.api_version}
+        for key in view.remove(thing) if type == "DELETED" else view.put(thing):
+            add(key)
         if type is None:
             relisted()
 
     kopf.on.login(registry=result)(log_in)
     kopf.on.event(GROUP, VERSION, PLURAL, registry=result)(on_service)
-    for kind in WATCHED_BY_LABEL:
+    for kind in WATCHED:
         group, _, version = kind.api_version.rpartition("/")
-        kopf.on.event(group, version, kind.plural, registry=result)(on_child)
+        kopf.on.event(group, version, kind.plural, registry=result)(functools.partial(on_child, kind))
     return result
 
 
 async def watch(
-    namespaces: Collection[str], *, add: Callable[[Key], None], relisted: Callable[[], None], started: Callable[[], None]
+    namespaces: Collection[str],
+    *,
+    silence: float,
+    view: View,
+    add: Callable[[Key], None],
+    relisted: Callable[[], None],
+    started: Callable[[], None],
 ) -> None:
     """Runs until kopf gives up: the CRD is gone, or a watch broke in a way that only a new process mends.
 
@@ -90,8 +110,8 @@ async def watch(
     logging.getLogger("kopf").setLevel(logging.WARNING)
     ours = asyncio.all_tasks()
     tasks = await kopf.spawn_tasks(
-        registry=registry(add, relisted),
-        settings=settings(),
+        registry=registry(view, add, relisted),
+        settings=settings(silence=silence),
         standalone=True,
         identity=FIELD_MANAGER,  # else kopf asks for the user's name, which a container's user does not have
         clusterwide=not namespaces,

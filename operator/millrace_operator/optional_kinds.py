@@ -4,9 +4,10 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
-from millrace_operator.cluster import Cluster, Key
+from millrace_operator.cluster import Cluster
 from millrace_operator.connection import ApiError
 from millrace_operator.desired import CHILD_KINDS, ChildKind
+from millrace_operator.view import Key
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Coroutine
 
 from millrace_operator.autoscale import Tempo
-from millrace_operator.cluster import Cluster, Key
+from millrace_operator.cluster import Cluster
 from millrace_operator.connection import ApiError, Conflict, Connection, NamespaceEnds, NotFound, configuration
 from millrace_operator.desired import Platform
 from millrace_operator.drift import Repairs
@@ -29,6 +29,7 @@ from millrace_operator.optional_kinds import OptionalKinds
 from millrace_operator.probes import Probes
 from millrace_operator.reconcile import Reconciler
 from millrace_operator.settings import OperatorSettings
+from millrace_operator.view import Key
 from millrace_operator.workqueue import Pace, RetryLater, TokenBucket, WorkQueue
 from millrace_server.settings import DEFAULT_PROMETHEUS_PORT
 
@@ -36,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 STOP_SECONDS = 4
 """What a running pass has to end after SIGTERM."""
+BLIND_SECONDS = 30
+"""Until the next full list while some kind cannot be listed."""
 RELIST_PAUSE = 1
 """Several watches that begin anew at the same time cause one list."""
 
@@ -138,7 +141,14 @@ class Operator:
     async def _watch(self) -> None:
         """After the first list: kopf never looks again for a definition that was missing when it started."""
         await self._listed.wait()
-        await watch(self._settings.namespaces, add=self._queue.add, relisted=self._relisted.set, started=self._take_signals)
+        await watch(
+            self._settings.namespaces,
+            silence=self._settings.watch_silence,
+            view=self._cluster.view,
+            add=self._queue.add,
+            relisted=self._relisted.set,
+            started=self._take_signals,
+        )
 
     async def _first_of(self, *work: Coroutine[None, None, None] | asyncio.Task[None]) -> bool:
         """Runs until one ends, or until the process is told to stop: False. Raises what that one raised."""
@@ -185,20 +195,21 @@ class Operator:
         while True:
             try:
                 present = await self._cluster.keys(self._settings.namespaces)
+                news = await self._cluster.refresh(self._settings.namespaces)
             except ApiError as error:
                 if isinstance(error, NotFound) and self._listed.is_set():
                     raise MissingDefinition("the CustomResourceDefinition is gone; a new process waits for it") from error
-                logger.warning("InferenceServices cannot be listed (without their definition, apply crds/ first): %s", error)
+                logger.warning("no full list (without the definition of InferenceServices, apply crds/ first): %s", error)
                 if not self._listed.is_set():
                     self._looked_at = time.monotonic()  # nothing is stuck: there is nothing to find yet
                 await asyncio.sleep(self._settings.first_retry)
                 continue
-            self._take_stock(present, everything=everything)
+            self._take_stock(present, news, everything=everything)
             everything = await self._next_list_is_full()
 
-    def _take_stock(self, present: set[Key], *, everything: bool) -> None:
+    def _take_stock(self, present: set[Key], news: set[Key], *, everything: bool) -> None:
         # What vanished gets a pass too: it finds out whether the key has been made again since the list was taken.
-        for key in self._known | present if everything else self._known ^ present:
+        for key in self._known | present if everything else self._known ^ present | news:
             self._queue.add(key)
         self._known = present
         self._looked_at = time.monotonic()
@@ -212,7 +223,7 @@ class Operator:
 
     async def _next_list_is_full(self) -> bool:
         try:
-            async with asyncio.timeout(self._settings.resync):
+            async with asyncio.timeout(self._settings.resync if self._cluster.sees_all else min(self._settings.resync, BLIND_SECONDS)):
                 await self._relisted.wait()
         except TimeoutError:
             return True

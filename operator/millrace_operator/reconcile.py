@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from millrace_operator import status
 from millrace_operator.act import Outcome, act
 from millrace_operator.api import AutoscalingStatus, InferenceService, InferenceServiceStatus, InvalidService, parse, parse_status
-from millrace_operator.cluster import Cluster, Key, Observed
+from millrace_operator.cluster import Cluster, Observed
 from millrace_operator.desired import Platform, children, redis_secret, runs_redis
 from millrace_operator.drift import Repairs
 from millrace_operator.events import Recorder, news, repaired
@@ -16,6 +16,7 @@ from millrace_operator.load import LoadMonitor, subject
 from millrace_operator.manifest import Manifest
 from millrace_operator.metrics import ServiceFigures, ServiceGauges
 from millrace_operator.names import redis
+from millrace_operator.view import Key
 from millrace_operator.workqueue import RetryLater
 
 

@@ -44,6 +44,8 @@ class OperatorSettings(Settings):
     """Passes that run at once, each for another InferenceService."""
     resync: Seconds = Field(default=600, alias="MILLRACE_RESYNC_SECONDS")
     """Between two full lists."""
+    watch_silence: Seconds = Field(default=70, alias="MILLRACE_WATCH_SILENCE_SECONDS")
+    """A watch that says nothing for so long, not even the API server's bookmark of every minute, is cut and begun anew."""
     coalesce: Seconds = Field(default=0.15, alias="MILLRACE_COALESCE_SECONDS")
     """How long a burst of events is collected before its pass starts."""
     pass_deadline: Seconds = Field(default=60, alias="MILLRACE_PASS_SECONDS")

@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from operator_benchmark.figures import Burst, Idle, burst, percentile, verdict
+from operator_benchmark.figures import Burst, Cost, Floor, Idle, burst, percentile, seconds, verdict
 from operator_benchmark.picture import draw
 
 MEBIBYTE = 2**20
@@ -15,7 +15,11 @@ def measured(count: int, *, each: float, rss: float = 80 * MEBIBYTE) -> Burst:
     names = [str(number) for number in range(count)]
     accepted = dict.fromkeys(names, 100.0)
     told = {name: 100 + each * (number + 1) for number, name in enumerate(names)}
-    return burst(accepted, told, count=count, passes=2 * count, writes={"apply": 3 * count, "scale": 0}, rss=rss, cpu=1)
+    writes = {"apply": 3.0 * count, "scale": 0.0}
+    cost = Cost(
+        passes=2 * count, writes=writes, rss_bytes=rss, cpu_seconds=1, neighbours_cpu_seconds={"etcd": 0.5, "others": each * count / 4}
+    )
+    return burst(accepted, told, count=count, cost=cost, floor=Floor(seconds=each * count / 2, cpu_seconds={"etcd": 0.25}))
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.5, 2), (0.95, 4), (0.01, 1), (1, 4)])
@@ -32,6 +36,13 @@ def test_a_burst_is_judged_by_its_last_service_and_counts_per_service() -> None:
     assert result.done_at[0] == 0.125
 
 
+def test_the_floor_is_judged_as_the_operator_is() -> None:
+    accepted, told = {"a": 100.0, "b": 101.0}, {"a": 102.0, "b": 102.5}
+    assert seconds(accepted, told, count=1) == 2
+    assert seconds(accepted, told, count=2) == 2.5
+    assert measured(100, each=0.125).times_the_floor == 2
+
+
 def test_what_was_missed_is_said() -> None:
     idle = Idle(services=100, minutes=10, writes={}, cpu_share=0.01, rss_bytes=90 * MEBIBYTE)
     busy = Idle(services=100, minutes=10, writes={"status": 2}, cpu_share=0.01, rss_bytes=400 * MEBIBYTE)
@@ -44,5 +55,5 @@ def test_what_was_missed_is_said() -> None:
 def test_the_picture_is_well_formed_and_names_every_curve() -> None:
     text = draw([measured(1, each=0.5), measured(100, each=0.05)], caption="a <machine>")
     words = "".join(ElementTree.fromstring(text).itertext())
-    assert "100 at once: 5.0 s, 50 ms each" in words
+    assert "100 at once: 5.0 s, 50 ms each, 2.00 times a bare client's; others took 0.2 cores" in words
     assert "a <machine>" in words

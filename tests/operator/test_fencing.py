@@ -1,7 +1,7 @@
 """A leader that was frozen between its decision and its write: what it sends then meets what the next leader has written."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 
 import pytest
@@ -10,6 +10,7 @@ from millrace_operator.api import parse
 from millrace_operator.cluster import Cluster, Observed
 from millrace_operator.connection import Conflict, Connection, configuration
 from millrace_operator.desired import children
+from millrace_operator.lease import NotLeader
 from millrace_operator.manifest import Manifest
 from millrace_operator.workqueue import TokenBucket
 from operators import DEADLINE, Api, cpu_service
@@ -19,15 +20,25 @@ pytestmark = pytest.mark.apiserver
 
 
 @pytest.fixture
-async def cluster(api: Api, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Cluster]:
-    """As if its guard had been asked long ago."""
+async def connection(api: Api, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Connection]:
     monkeypatch.setenv("KUBECONFIG", str(api.control_plane.kubeconfig))
     connection = Connection(await configuration())
-    yield Cluster(connection, guard=lambda: None, bucket=TokenBucket(per_second=100, burst=100), read_timeout=20, write_timeout=20)
+    yield connection
     await connection.close()
 
 
+def guarded(connection: Connection, guard: Callable[[], None]) -> Cluster:
+    return Cluster(connection, guard=guard, bucket=TokenBucket(per_second=100, burst=100), read_timeout=20, write_timeout=20)
+
+
+@pytest.fixture
+def cluster(connection: Connection) -> Cluster:
+    """As if its guard had been asked long ago."""
+    return guarded(connection, lambda: None)
+
+
 async def look(cluster: Cluster, api: Api) -> Observed:
+    await cluster.refresh([api.namespace])
     seen = await cluster.observe((api.namespace, "chat"))
     assert seen is not None
     return seen
@@ -84,3 +95,27 @@ async def test_a_late_write_makes_no_child_anew(api: Api, cluster: Cluster) -> N
             with pytest.raises(Conflict):
                 await cluster.apply(child, frozen.child("Service", "chat"))
     assert not await asyncio.to_thread(api.has, "services", "chat")
+
+
+async def test_a_late_first_write_does_not_touch_what_the_next_leader_has_made(api: Api, cluster: Cluster, connection: Connection) -> None:
+    """It was sent in time, arrives too late and is refused; a second try does not pass the guard."""
+    await asyncio.to_thread(api.create, cpu_service())
+    seen = await look(cluster, api)
+    for child in wish(seen):
+        await cluster.apply(child, None)
+    before = await look(cluster, api)
+
+    def only_once() -> None:
+        if len(asked) == 2:  # a write asks before and after it waits for its turn
+            raise NotLeader("another one leads by now")
+        asked.append(None)
+
+    for child in wish(seen):
+        asked: list[None] = []
+        late = {**child, "metadata": {**child["metadata"], "annotations": {"late": "yes"}}}
+        with pytest.raises(NotLeader):
+            await guarded(connection, only_once).apply(late, None)
+    after = await look(cluster, api)
+    assert [each["metadata"].get("annotations") for each in after.children] == [
+        each["metadata"].get("annotations") for each in before.children
+    ]

@@ -72,7 +72,7 @@ def test_the_service_monitor_is_as_the_service_says(api: Api, service_monitors: 
     assert live["metadata"]["labels"]["release"] == "prometheus"
     api.edit({"spec": {"monitoring": {"enabled": False}}})
     eventually(lambda: monitor(api) is None, "it goes when nobody wants it")
-    eventually(lambda: api.condition("MonitoringReady") == ("", ""), "and nothing is told about it")
+    eventually(lambda: api.condition("MonitoringReady") == ("", ""), "nothing is said of what nobody wants")
 
 
 def test_a_service_monitor_that_is_deleted_or_edited_is_repaired(api: Api, service_monitors: None, patient: Process) -> None:

@@ -79,7 +79,8 @@ def cluster_of(services: Callable[[], list[Manifest]], *, child: tuple[int, Mani
         if path.endswith(LIST):
             return 200, {"metadata": {}, "items": services()}
         if path.endswith((f"{LIST}/chat", "/pods", *(f"/{kind.plural}" for kind in CHILD_KINDS))):
-            found = next(iter(services()), None) if path.endswith("/chat") else {"items": []}
+            nothing = {"metadata": {"resourceVersion": "1"}, "items": []}
+            found = next(iter(services()), None) if path.endswith("/chat") else nothing
             return (200, found) if found else (404, {})
         if path.endswith(("/chat", "/chat-metrics")):
             return child if method == "PATCH" else (404, {})

@@ -1,0 +1,141 @@
+"""Stands between an operator and a real API server, to break what runs between them: kill at a write, silence, outages, deaf watches."""
+
+import json
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Self
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+
+from cluster.control_plane import ControlPlane
+from fake_api import kubeconfig_of
+
+PASSED_ON = ("Content-Type", "Accept")
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        """A client that is killed hangs up in mid-sentence."""
+
+
+class Proxy:
+    """`with Proxy(control_plane) as proxy:`; whoever uses it is the administrator.
+
+    A watch that has something to say while `is_mute` stays open and never says anything more.
+    """
+
+    def __init__(self, control_plane: ControlPlane) -> None:
+        self.is_mute = threading.Event()
+        self.writes: list[tuple[str, str]] = []
+        """(method, path) of all that were accepted, those of the Lease apart."""
+        self.after_write: Callable[[int], None] = lambda _: None
+        """Called with their number, before the writer is answered."""
+        self.watches = 0
+        """How many were begun."""
+        self._compacted_at = 0
+        self._is_down = threading.Event()
+        self._ends = threading.Event()
+        self._streams: set[socket.socket] = set()
+        proxy, upstream = self, control_plane.client()
+        self._upstream = upstream
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def handle_any(self) -> None:
+                content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                headers = {name: self.headers[name] for name in PASSED_ON if name in self.headers}
+                if proxy._is_down.is_set():
+                    self.close_connection = True
+                elif proxy._is_too_old(self.path):
+                    self.close_connection = True
+                    self._tell_410()
+                elif "watch=true" in self.path:
+                    self.close_connection = True
+                    with suppress(httpx.HTTPError, OSError):
+                        self._watch(headers)
+                else:
+                    self._ask(content, headers)
+
+            def _ask(self, content: bytes, headers: dict[str, str]) -> None:
+                answer = upstream.request(self.command, self.path, content=content, headers=headers, timeout=30)
+                path = self.path.partition("?")[0]
+                if self.command != "GET" and answer.is_success and "/leases" not in path:
+                    proxy.writes.append((self.command, path))
+                    proxy.after_write(len(proxy.writes))
+                self.send_response(answer.status_code)
+                self.send_header("Content-Type", answer.headers.get("Content-Type", ""))
+                self.send_header("Content-Length", str(len(answer.content)))
+                self.end_headers()
+                self.wfile.write(answer.content)
+
+            def _tell_410(self) -> None:
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.end_headers()
+                status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Expired", "code": 410}
+                self.wfile.write(
+                    json.dumps({"type": "ERROR", "object": {**status, "message": "too old resource version"}}).encode() + b"\n"
+                )
+
+            def _watch(self, headers: dict[str, str]) -> None:
+                proxy.watches += 1
+                proxy._streams.add(self.connection)
+                with upstream.stream("GET", self.path, headers=headers, timeout=httpx.Timeout(30, read=None)) as answer:
+                    self.send_response(answer.status_code)
+                    self.send_header("Content-Type", answer.headers.get("Content-Type", ""))
+                    self.end_headers()
+                    for chunk in answer.iter_raw():
+                        if proxy.is_mute.is_set():
+                            proxy._ends.wait()
+                        self.wfile.write(chunk)
+
+            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_any  # noqa: N815 - names that http.server looks for
+
+            def log_message(self, *_: object) -> None:
+                """Nothing."""
+
+        self._server = _Server(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
+
+    def go_down(self) -> None:
+        """Nothing is answered any more, and watches are cut."""
+        self._is_down.set()
+        for stream in list(self._streams):
+            with suppress(OSError):
+                stream.shutdown(socket.SHUT_RDWR)
+        self._streams.clear()
+
+    def come_back(self) -> None:
+        self._is_down.clear()
+
+    def forget_what_happened(self) -> None:
+        """No watch can go on from where it was cut, as after a compaction of etcd."""
+        self._compacted_at = int(self._upstream.get("/api/v1/namespaces", params={"limit": 1}).json()["metadata"]["resourceVersion"])
+
+    def _is_too_old(self, path: str) -> bool:
+        query = parse_qs(urlsplit(path).query)
+        return "watch" in query and int(query.get("resourceVersion", ["0"])[0]) < self._compacted_at
+
+    def kubeconfig(self, folder: Path) -> Path:
+        """By which an operator finds this way to the API server."""
+        return kubeconfig_of(f"http://127.0.0.1:{self._server.server_address[1]}", folder)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ends.set()
+        self.go_down()
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+        self._upstream.close()
