@@ -17,7 +17,8 @@ import aiohttp
 
 from millrace_operator import autoscale
 from millrace_operator.api import AutoscalingStatus, InferenceService, effective
-from millrace_operator.autoscale import Bounds, Decision, Fleet, History, Load, Reading, Tempo
+from millrace_operator.autoscale import Bounds, Decision, Fleet, History, Reading, Tempo
+from millrace_operator.demand import Load
 from millrace_operator.rollout import Rollout
 from millrace_operator.status import autoscaling_status
 
