@@ -55,10 +55,11 @@ class Bounds:
 
 @dataclass(frozen=True, kw_only=True)
 class Fleet:
-    """What runs: the Deployment's count (ready and pending) and whether a rollout is on its way."""
+    """What runs: the Deployment's count (ready and pending), whether a rollout progresses, and how many replicas cannot start."""
 
     replicas: int
     rolling: bool
+    failing: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +148,7 @@ def decide(bounds: Bounds, fleet: Fleet, history: History, *, tempo: Tempo, now:
         fresh=len(reading.loads),
     )
     if need > current:
-        return _grow(known, need, bounds, history, tempo, now)
+        return _grow(known, exact, bounds, fleet, history, tempo, now)
     if need < current:
         return _shrink(known, bounds, fleet, history, tempo, now)
     return known
@@ -170,15 +171,17 @@ def _hold(bounds: Bounds, current: int, history: History) -> Decision:
     )
 
 
-def _grow(known: Decision, need: int, bounds: Bounds, history: History, tempo: Tempo, now: float) -> Decision:
-    current = known.desired
+def _grow(known: Decision, exact: float, bounds: Bounds, fleet: Fleet, history: History, tempo: Tempo, now: float) -> Decision:
+    current, need = known.desired, math.ceil(exact - ROUNDING)
     sentence = f"{_wish(known, history)} need {need} replicas at {bounds.target} each"
     grown = replace(known, cause="LoadAboveTarget", sentence=sentence)
     allowed = bounds.clamp(need)
     if allowed == current:
         return replace(grown, blocked_by=f"maxReplicas {bounds.maximum}")
+    if fleet.failing:
+        return replace(grown, blocked_by=f"{fleet.failing} replicas that cannot start")
     starting = current - history.reading.ready if history.reading else 0
-    if starting > 0 and need < WORTH_MORE * current:
+    if starting > 0 and exact < WORTH_MORE * current:
         return replace(grown, blocked_by=f"{starting} replicas that are starting")
     if now - history.raised_at < tempo.up_interval:
         return replace(grown, blocked_by=f"one step up per {tempo.up_interval:g} s")

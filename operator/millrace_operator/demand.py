@@ -36,9 +36,7 @@ class Load:
 
     def continues(self, before: "Load") -> bool:
         """False for a counter that went back, whatever the replica calls itself."""
-        return (
-            self.arrivals >= before.arrivals and self.completed >= before.completed and self.running_seconds >= before.running_seconds
-        )
+        return self.arrivals >= before.arrivals and self.completed >= before.completed and self.running_seconds >= before.running_seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +78,10 @@ class Demand:
         return sum(growth.arrivals for growth in recent) / seconds if seconds >= LEAST_KNOWLEDGE else None
 
     def slots(self, window: float = RATE_WINDOW) -> float | None:
-        """How many slots the demand of the window wants, and the backlog beside it; None while unknown. Never fewer than were held: requests
-        that last longer than the memory are no arrivals any more."""
+        """How many slots the demand of the window wants, and the backlog beside it; None while unknown.
+
+        Never fewer than were held: requests that last longer than the window are no arrivals any more.
+        """
         rate, seconds = self.rate(window), self.seconds_per_request
         if rate is None or seconds is None:
             return None

@@ -118,8 +118,8 @@ def subject(service: InferenceService, rollout: Rollout) -> Subject:
     scaling, computed = service.spec.autoscaling, effective(service)
     return Subject(
         addresses=rollout.addresses,
-        bounds=Bounds(minimum=scaling.min_replicas, maximum=scaling.max_replicas, target=computed.target),
-        fleet=Fleet(replicas=rollout.wanted, rolling=rollout.rolling),
+        bounds=Bounds(minimum=scaling.min_replicas, maximum=scaling.max_replicas, target=computed.target, slots=computed.slots),
+        fleet=Fleet(replicas=rollout.wanted, rolling=rollout.progresses, failing=rollout.failing),
         limits=Limits(slots=computed.slots, queue=service.spec.queue.max_size),
         told=service.status.autoscaling,
     )

@@ -9,7 +9,8 @@ import pytest
 from aiohttp import web
 
 from millrace_operator.api import AutoscalingStatus
-from millrace_operator.autoscale import Bounds, Fleet, Load, Tempo
+from millrace_operator.autoscale import Bounds, Fleet, Tempo
+from millrace_operator.demand import Load
 from millrace_operator.load import InvalidLoad, Limits, LoadMonitor, LoadReader, Subject, parse_load
 
 LIMITS = Limits(slots=8, queue=100)

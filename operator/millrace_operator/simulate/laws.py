@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from millrace_operator.autoscale import Bounds, Decision, Fleet, History, Reading, Tempo, decide
-from millrace_operator.demand import Demand
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,26 +32,28 @@ class Law(Protocol):
 
 @dataclass
 class Millrace:
-    """The operator's law itself. `prior` is the seconds per request that an earlier leader measured."""
+    """The operator's law itself. `decisions` are those that were news, in order."""
 
     bounds: Bounds
-    prior: float | None = None
     tempo: Tempo = field(default=Tempo())
     name: str = "Millrace"
     interval: float = 5
-    decision: Decision | None = None
-    """The last one."""
-
-    def __post_init__(self) -> None:
-        self._history = History(since=0.0, demand=Demand(seconds_per_request=self.prior))
+    decisions: list[tuple[float, Decision]] = field(default_factory=list)
+    _history: History = field(default=History(since=0.0))
 
     def desired(self, view: View) -> int:
         now = view.reading.at
         self._history = self._history.observe(view.reading, bounds=self.bounds, tempo=self.tempo)
         fleet = Fleet(replicas=view.replicas, rolling=view.rolling)
-        self.decision = decide(self.bounds, fleet, self._history, tempo=self.tempo, now=now)
-        self._history = self._history.scaled(before=view.replicas, after=self.decision.desired, now=now)
-        return self.decision.desired
+        decision = decide(self.bounds, fleet, self._history, tempo=self.tempo, now=now)
+        if not self.decisions or _gist(self.decisions[-1][1]) != _gist(decision):
+            self.decisions.append((now, decision))
+        self._history = self._history.scaled(before=view.replicas, after=decision.desired, now=now)
+        return decision.desired
+
+
+def _gist(decision: Decision) -> tuple[object, ...]:
+    return decision.desired, decision.cause, decision.blocked_by
 
 
 @dataclass
