@@ -107,10 +107,10 @@ class History:
         return max(wanted / per_replica, sudden if sudden >= panic_above else 0.0)
 
     def scaled(self, *, before: int, after: int, now: float) -> "History":
-        """Remember a step that was taken."""
-        if after == before:
-            return self
-        return replace(self, raised_at=now) if after > before else replace(self, lowered_at=now)
+        """Remember a step that was taken. What was worth a step up counts as needed for a whole window."""
+        if after > before:
+            return replace(self, raised_at=now, needs=(*self.needs, (now, after)))
+        return replace(self, lowered_at=now) if after < before else self
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,7 +41,7 @@ def draw(scene: Scene, traffic: Traffic, records: Sequence[Record], rows: Sequen
     """Records of the same traffic, ours first, and the figures of each."""
     plays = [_steps(record.samples) for record in records]
     asked = _curve(plays[0], lambda step: _per_second(step, sum(sample.asked for sample in step)))
-    need = [(at, scene.replicas_for(rate)) for at, rate in _smooth(asked, round(STEPS / 25))]
+    need = [(at, scene.replicas_for(rate)) for at, rate in _smooth(asked, 2)]
     ready = _curve(plays[0], lambda step: step[-1].ready)
     panels = (
         ("Requests per second: new ones (grey), and with repeated attempts", lambda step: _per_second(step, _sum(step, "attempts")), asked),

@@ -32,12 +32,12 @@ class Sample:
     queued: int
     running: int
     longest_wait: float
-    """Of the requests that got a slot."""
+    """Of the requests that got their first slot."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What happened. `waits` are seconds from a request's first attempt to its slot."""
+    """What happened. `waits` are seconds from a request's first attempt to its first slot."""
 
     law: str
     samples: tuple[Sample, ...]
@@ -128,9 +128,10 @@ class _Stage:
         return self._at(request.deadline, lambda: self._expire(replica, request))
 
     def _run(self, replica: Replica, request: Request) -> None:
-        wait = self.now - request.asked_at
-        self.waits.append(wait)
-        self.tally.longest_wait = max(self.tally.longest_wait, wait)
+        if request.waited is None:
+            request.waited = self.now - request.asked_at
+            self.waits.append(request.waited)
+            self.tally.longest_wait = max(self.tally.longest_wait, request.waited)
         replica.start(self.now)
         self._at(min(self.now + request.seconds, request.deadline), lambda: self._finish(replica, request))
 

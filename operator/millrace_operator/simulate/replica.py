@@ -11,10 +11,11 @@ LONGEST_RETRY_SECONDS = 60
 
 @dataclass(eq=False)
 class Request:
-    """One client's wish. `asked_at` is its first attempt, `deadline` that of the present one."""
+    """One client's wish. `asked_at` is its first attempt, `deadline` that of the present one; `waited` until it got its first slot."""
 
     asked_at: float
     seconds: float
+    waited: float | None = None
     attempt: int = 0
     deadline: float = math.inf
 
