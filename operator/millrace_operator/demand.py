@@ -18,7 +18,7 @@ LEAST_KNOWLEDGE = 9.0
 DRAIN_SECONDS = 60.0
 DRAIN_SERVICE_TIMES = 10.0
 """A backlog should be gone after this many seconds, or service times, whichever is longer."""
-REFUSED_WEIGHT = 0.5
+REFUSED_WEIGHT = 0.4
 """What a refused arrival counts as demand. Clients that retry arrive up to three times (the openai client retries twice), others once:
 between a third and one. The simulation shows what either error costs."""
 
