@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import aiohttp
 
@@ -25,6 +25,9 @@ from millrace_operator.status import autoscaling_status
 logger = logging.getLogger(__name__)
 
 MAX_ANSWER_BYTES = 64 * 1024
+MAX_BOOT_ID = 64
+MAX_COUNT = 2**53
+"""Beyond it a float no longer counts by one."""
 
 
 class InvalidLoad(ValueError):
@@ -40,14 +43,26 @@ class Limits:
 
 
 def parse_load(answer: bytes, *, limits: Limits) -> Load:
-    """Unknown fields are ignored; queued and running are clamped to the limits. Raises InvalidLoad."""
+    """Unknown fields are ignored; queued and running are clamped to the limits; counters come with a `boot_id`. Raises InvalidLoad."""
     try:
         fields = json.loads(answer)
     except (ValueError, RecursionError) as error:
         raise InvalidLoad(f"not JSON: {error}") from None
     if not isinstance(fields, dict):
         raise InvalidLoad("not a JSON object")
-    return Load(queued=min(_count(fields, "queued"), limits.queue), running=min(_count(fields, "running"), limits.slots))
+    load = Load(queued=min(_count(fields, "queued"), limits.queue), running=min(_count(fields, "running"), limits.slots))
+    boot_id = fields.get("boot_id", "")
+    if not isinstance(boot_id, str) or len(boot_id) > MAX_BOOT_ID:
+        raise InvalidLoad(f"boot_id is {boot_id!r:.40}, not a short text")
+    if not boot_id:
+        return load
+    return replace(
+        load,
+        boot_id=boot_id,
+        arrivals=min(_count(fields, "arrivals"), MAX_COUNT),
+        completed=min(_count(fields, "completed"), MAX_COUNT),
+        running_seconds=_seconds(fields, "running_seconds"),
+    )
 
 
 def _count(fields: dict[str, object], name: str) -> int:
@@ -55,6 +70,13 @@ def _count(fields: dict[str, object], name: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise InvalidLoad(f"{name} is {value!r:.40}, not a count")
     return value
+
+
+def _seconds(fields: dict[str, object], name: str) -> float:
+    value = fields.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_COUNT:
+        raise InvalidLoad(f"{name} is {value!r:.40}, not a number of seconds")
+    return float(value)
 
 
 class LoadReader:

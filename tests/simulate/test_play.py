@@ -83,7 +83,7 @@ def test_a_new_replica_serves_after_its_cold_start_and_costs_from_its_creation()
 
 def test_a_shrink_lets_every_running_request_end() -> None:
     scene = replace(SCENE, bounds=replace(SCENE.bounds, minimum=4), timeout=1000)
-    traffic = load("steady", high=5, minutes=10)
+    traffic = load("steady", high=3, minutes=10)
     record = play(scene, traffic, Fixed(scene.bounds, at=300, then=3), chance=random.Random(0))
     unscaled = play(scene, traffic, Fixed(scene.bounds, then=4), chance=random.Random(0))
     assert min(sample.ready for sample in record.samples) == 3
