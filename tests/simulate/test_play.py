@@ -42,7 +42,8 @@ def test_the_same_seed_gives_the_same_record() -> None:
 
 def test_enough_replicas_let_nobody_wait() -> None:
     record = with_replicas(load("steady", high=2), 8)
-    assert record.failed <= 0.002 * record.asked  # those that run longer than their deadline
+    assert record.refused == 0
+    assert record.late <= 0.002 * record.asked  # those that run longer than their deadline
     assert sum(wait > 0 for wait in record.waits) <= 0.01 * record.asked
 
 
@@ -55,7 +56,7 @@ def test_running_requests_are_the_rate_times_the_seconds_of_each() -> None:
 
 def test_a_full_replica_refuses() -> None:
     record = with_replicas(all_at(*[1.0] * 30), 1)
-    assert (record.asked, record.failed) == (30, 30 - SCENE.capacity)
+    assert (record.asked, record.refused) == (30, 30 - SCENE.capacity)
 
 
 def test_who_would_wait_beyond_the_deadline_is_refused_at_once() -> None:
@@ -68,7 +69,7 @@ def test_a_refused_client_asks_again_as_often_as_it_may() -> None:
     assert record.attempts == 30
     record = with_replicas(all_at(*[1.0] * 30, seconds=1000), 1, retries=2, seconds_per_request=10**6, timeout=10**9)
     assert record.attempts == 30 + 2 * 6
-    assert record.failed == 6
+    assert record.refused == 6
 
 
 def test_a_new_replica_serves_after_its_cold_start_and_costs_from_its_creation() -> None:
@@ -87,7 +88,7 @@ def test_a_shrink_lets_every_running_request_end() -> None:
     record = play(scene, traffic, Fixed(scene.bounds, at=300, then=3), chance=random.Random(0))
     unscaled = play(scene, traffic, Fixed(scene.bounds, then=4), chance=random.Random(0))
     assert min(sample.ready for sample in record.samples) == 3
-    assert record.failed == 0
+    assert (record.refused, record.late) == (0, 0)
     assert record.replica_seconds < unscaled.replica_seconds - 250
 
 
@@ -100,4 +101,4 @@ def test_pending_replicas_go_before_those_that_serve() -> None:
     traffic = load("steady", high=1, minutes=3)
     record = play(SCENE, traffic, Regrets(SCENE.bounds), chance=random.Random(0))
     assert {sample.ready for sample in record.samples} == {1}
-    assert record.failed == 0
+    assert (record.refused, record.late) == (0, 0)

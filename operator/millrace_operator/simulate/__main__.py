@@ -45,8 +45,10 @@ def read_service(path: Path) -> InferenceService:
     found = [each for each in yaml.safe_load_all(path.read_text(encoding="utf-8")) if isinstance(each, dict) and each.get("kind") == KIND]
     if len(found) != 1:
         raise ValueError(f"{path} holds {len(found)} objects of kind {KIND}; name a file with one")
-    unstored = {"namespace": "default", "uid": "", "generation": 1}
-    return parse({**found[0], "metadata": {**unstored, **found[0].get("metadata", {})}})
+    metadata = found[0].get("metadata") or {}
+    if not metadata.get("name"):
+        raise ValueError(f"{path}: metadata.name is missing; name the {KIND}")
+    return parse({**found[0], "metadata": {"namespace": "default", "uid": "", "generation": 1, **metadata}})
 
 
 def _compare_laws(stage: Scene, loads: Sequence[Traffic], asked: argparse.Namespace) -> str:
@@ -68,7 +70,7 @@ def _compare_sizes(sizes: Sequence[Scene], loads: Sequence[Traffic]) -> str:
     for stage in sizes:
         records = [play(stage, load, Millrace(stage.bounds), chance=random.Random(seed)) for seed, load in enumerate(loads)]
         rows.append((f"{stage.bounds.minimum}, {stage.bounds.target}", mean([of_record(record) for record in records])))
-    return f"{picture.caption(sizes[0], loads[0])}\n\n{table.draw('minReplicas, targetPerReplica', rows)}"
+    return f"{picture.load(sizes[0], loads[0])}\n\n{table.draw('minReplicas, targetPerReplica', rows)}"
 
 
 def _sizes(stage: Scene, minima: Sequence[int], targets: Sequence[int]) -> list[Scene]:

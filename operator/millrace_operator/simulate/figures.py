@@ -15,7 +15,9 @@ class Figures:
     peak: float
     """The most replicas that were wanted at once."""
     refused_percent: float
-    """Requests whose last attempt was refused, or came to its deadline."""
+    """Requests whose last attempt was refused."""
+    late_percent: float
+    """Requests whose last attempt came to its deadline."""
     wait_99_seconds: float
     """What 99 of 100 requests that got a slot waited less than, their refused attempts included."""
     reversals: float
@@ -29,7 +31,8 @@ def of_record(record: Record) -> Figures:
     waits = sorted(record.waits)
     return Figures(
         peak=max(wanted),
-        refused_percent=100 * record.failed / record.asked if record.asked else 0.0,
+        refused_percent=100 * record.refused / max(1, record.asked),
+        late_percent=100 * record.late / max(1, record.asked),
         wait_99_seconds=waits[int(0.99 * (len(waits) - 1))] if waits else 0.0,
         reversals=sum((before > 0) != (after > 0) for before, after in itertools.pairwise(steps)),
         replica_hours=record.replica_seconds / 3600,

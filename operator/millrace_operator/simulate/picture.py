@@ -27,14 +27,18 @@ Points = Sequence[tuple[float, float]]
 """Shares of the time, and values."""
 
 
+def load(scene: Scene, traffic: Traffic) -> str:
+    """What is played, whatever the size of the service."""
+    return (
+        f"{traffic.name}, {round(traffic.seconds / 60, 1):g} min, up to {traffic.highest:.3g} requests/s of"
+        f" {scene.seconds_per_request:g} s each; {scene.slots} slots, cold start {scene.cold_start:g} s; {scene.retries} retries"
+    )
+
+
 def caption(scene: Scene, traffic: Traffic) -> str:
     """What is played, in a line."""
     bounds = scene.bounds
-    return (
-        f"{traffic.name}, {traffic.seconds / 60:.3g} min, up to {traffic.highest:.3g} requests/s of {scene.seconds_per_request:g} s each;"
-        f" {bounds.minimum} to {bounds.maximum} replicas of {scene.slots} slots, target {bounds.target}, cold start"
-        f" {scene.cold_start:g} s; {scene.retries} retries"
-    )
+    return f"{load(scene, traffic)}; {bounds.minimum} to {bounds.maximum} replicas, target {bounds.target}"
 
 
 def draw(scene: Scene, traffic: Traffic, records: Sequence[Record], rows: Sequence[tuple[str, Figures]]) -> str:
@@ -160,6 +164,6 @@ def _figures(top: float, rows: Sequence[tuple[str, Figures]]) -> Iterator[str]:
         style = "strong" if place <= 1 else ""
         yield f'<text class="{style}" x="{LEFT}" y="{y}">{escape(law)}</text>'
         for column, word in enumerate(words):
-            yield f'<text class="{style}" x="{LEFT + 300 + 140 * column}" y="{y}" text-anchor="end">{escape(word)}</text>'
+            yield f'<text class="{style}" x="{LEFT + 240 + 124 * column}" y="{y}" text-anchor="end">{escape(word)}</text>'
     y = top + 7
     yield f'<line class="axis" x1="{LEFT}" x2="{RIGHT}" y1="{y}" y2="{y}"/>'

@@ -26,7 +26,7 @@ class Sample:
     """New requests, without repeated attempts."""
     attempts: int
     refused: int
-    """Attempts that were refused or gave up at their deadline."""
+    """Attempts that were refused."""
     wanted: int
     ready: int
     queued: int
@@ -43,8 +43,10 @@ class Record:
     samples: tuple[Sample, ...]
     waits: tuple[float, ...]
     asked: int
-    failed: int
-    """Requests whose last attempt was refused or came to its deadline."""
+    refused: int
+    """Requests whose last attempt was refused."""
+    late: int
+    """Requests whose last attempt came to its deadline."""
     attempts: int
     replica_seconds: float
 
@@ -73,7 +75,8 @@ class _Stage:
     tally: _Tally = field(default_factory=_Tally)
     samples: list[Sample] = field(default_factory=list)
     waits: list[float] = field(default_factory=list)
-    failed: int = 0
+    refused: int = 0
+    late: int = 0
     attempts: int = 0
     replica_seconds: float = 0.0
 
@@ -98,7 +101,8 @@ class _Stage:
             samples=tuple(self.samples),
             waits=tuple(self.waits),
             asked=len(self.traffic.arrivals),
-            failed=self.failed,
+            refused=self.refused,
+            late=self.late,
             attempts=self.attempts,
             replica_seconds=self.replica_seconds,
         )
@@ -117,7 +121,7 @@ class _Stage:
         self.tally.asked += request.attempt == 0
         open_replicas = self._serving()
         if not open_replicas:
-            return self._refuse(request, retry_after=None)
+            return self._refuse(request)
         replica = self.chance.choice(open_replicas)
         if replica.refuses():
             return self._refuse(request, retry_after=replica.retry_after())
@@ -141,18 +145,25 @@ class _Stage:
             self._run(replica, replica.queue.pop(next(iter(replica.queue))))
         self._leave(replica)
         if self.now >= request.deadline:
-            self._refuse(request, retry_after=None)
+            self._give_up(request)
 
     def _expire(self, replica: Replica, request: Request) -> None:
         if replica.queue.pop(id(request), None) is not None:
             replica.completed += 1
             self._leave(replica)
-            self._refuse(request, retry_after=None)
+            self._give_up(request)
 
-    def _refuse(self, request: Request, *, retry_after: float | None) -> None:
+    def _refuse(self, request: Request, *, retry_after: float | None = None) -> None:
         self.tally.refused += 1
+        self.refused += request.attempt >= self.scene.retries
+        self._retry(request, retry_after)
+
+    def _give_up(self, request: Request) -> None:
+        self.late += request.attempt >= self.scene.retries
+        self._retry(request, None)
+
+    def _retry(self, request: Request, retry_after: float | None) -> None:
         if request.attempt >= self.scene.retries:
-            self.failed += 1
             return
         backoff = min(FIRST_BACKOFF * 2**request.attempt, LAST_BACKOFF) * (1 - JITTER * self.chance.random())
         request.attempt += 1

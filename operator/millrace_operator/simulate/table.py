@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from millrace_operator.simulate.figures import Figures
 
-COLUMNS = ("peak", "refused %", "wait p99 s", "reversals", "replica-hours")
+COLUMNS = ("peak", "refused %", "late %", "wait p99 s", "reversals", "replica-hours")
 
 
 def cells(of: Figures) -> tuple[str, ...]:
@@ -12,6 +12,7 @@ def cells(of: Figures) -> tuple[str, ...]:
     return (
         f"{of.peak:.1f}".removesuffix(".0"),
         f"{of.refused_percent:.1f}",
+        f"{of.late_percent:.1f}",
         f"{of.wait_99_seconds:.1f}",
         f"{of.reversals:.1f}".removesuffix(".0"),
         f"{of.replica_hours:.2f}",
@@ -22,4 +23,4 @@ def draw(heading: str, rows: Sequence[tuple[str, Figures]]) -> str:
     """A heading for the first column, and what each row is called."""
     width = max(len(name) for name in (heading, *(name for name, _ in rows)))
     lines = [(heading, COLUMNS), *((name, cells(figures)) for name, figures in rows)]
-    return "".join(f"{name:<{width}}" + "".join(f"{cell:>15}" for cell in words) + "\n" for name, words in lines)
+    return "".join(f"{name:<{width}}" + "".join(f"{cell:>14}" for cell in words) + "\n" for name, words in lines)
