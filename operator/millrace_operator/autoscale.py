@@ -1,28 +1,26 @@
 """How many replicas a service needs, and why. Pure: load, history and time are arguments; nothing here reads or writes anything.
 
-The law is the fallback law of the design: `ceil(load / target)`, up at once, down slowly, never down on missing data. All times
-are monotonic seconds, all durations seconds.
+The law follows the demand (`demand.py`), or, while that is unknown, the load: `ceil(load / target)`. Up at once, down slowly, never down
+on missing data. All times are monotonic seconds, all durations seconds.
 """
 
 import math
 from dataclasses import dataclass, field, replace
 
+from millrace_operator.demand import PANIC_WINDOW, RATE_WINDOW, Demand, Load
+
 DEAD_BAND = 0.10
 """A load this close to the target changes nothing."""
 ROUNDING = 1e-9
 COMPLETE = 1.0
+PANIC = 2.0
+"""A demand of so many times the present replicas in the last seconds is believed at once."""
+WORTH_MORE = 1.25
+"""While replicas are still starting, only a need this much above all of them, the starting ones included, asks for more."""
 ENOUGH = 0.5
 """With a smaller share of the ready replicas heard, nothing is decided."""
 MISSES_TO_REPORT = 3
 """Readings that may fail before the status says so."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Load:
-    """What one replica said about itself."""
-
-    queued: int
-    running: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +42,12 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """What the spec says. `target` is requests in the system per replica."""
+    """What the spec says. `target` is requests in the system per replica, of which at most `slots` run at once."""
 
     minimum: int
     maximum: int
     target: int
+    slots: int | None = None
 
     def clamp(self, replicas: int) -> int:
         return max(self.minimum, min(self.maximum, replicas))
@@ -56,10 +55,11 @@ class Bounds:
 
 @dataclass(frozen=True, kw_only=True)
 class Fleet:
-    """What runs: the Deployment's count (ready and pending) and whether a rollout is on its way."""
+    """What runs: the Deployment's count (ready and pending), whether a rollout progresses, and how many replicas cannot start."""
 
     replicas: int
     rolling: bool
+    failing: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,10 +74,12 @@ class Tempo:
 
 @dataclass(frozen=True, kw_only=True)
 class History:
-    """What was seen and done so far. `since` begins the present stretch of knowledge: a shrink needs a whole window of it."""
+    """What was seen and done so far. `since` begins the present stretch of knowledge: a shrink needs a whole window of it. `demand` may
+    begin with the seconds per request that the status tells for the present model revision."""
 
     since: float
     reading: Reading | None = None
+    demand: Demand = field(default=Demand())
     needs: tuple[tuple[float, int], ...] = field(default=())
     """(when, replicas needed) of complete readings within the window."""
     misses: int = 0
@@ -89,15 +91,26 @@ class History:
         if reading.share < ENOUGH:
             return replace(self, reading=reading, misses=self.misses + 1, since=reading.at, needs=())
         needs = tuple((at, need) for at, need in self.needs if at > reading.at - tempo.down_window)
-        if reading.share >= COMPLETE:
-            needs += ((reading.at, math.ceil(reading.load / bounds.target)),)
-        return replace(self, reading=reading, misses=0, needs=needs)
+        known = replace(self, reading=reading, misses=0, needs=needs, demand=self.demand.observe(reading.at, reading.loads))
+        if reading.share < COMPLETE:
+            return known
+        return replace(known, needs=(*needs, (reading.at, math.ceil(known.need(bounds) - ROUNDING))))
+
+    def need(self, bounds: Bounds, *, panic_above: float = math.inf) -> float:
+        """Replicas that the last reading calls for, as a fraction: by the demand, or by the load while the demand is unknown. The demand of
+        the last seconds is believed only when it needs `panic_above` replicas."""
+        wanted = self.demand.slots()
+        if wanted is None:
+            return self.reading.load / bounds.target if self.reading else 0.0
+        per_replica = min(bounds.target, bounds.slots or bounds.target)
+        sudden = (self.demand.slots(PANIC_WINDOW) or 0.0) / per_replica
+        return max(wanted / per_replica, sudden if sudden >= panic_above else 0.0)
 
     def scaled(self, *, before: int, after: int, now: float) -> "History":
-        """Remember a step that was taken."""
-        if after == before:
-            return self
-        return replace(self, raised_at=now) if after > before else replace(self, lowered_at=now)
+        """Remember a step that was taken. What was worth a step up counts as needed for a whole window."""
+        if after > before:
+            return replace(self, raised_at=now, needs=(*self.needs, (now, after)))
+        return replace(self, lowered_at=now) if after < before else self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,19 +137,18 @@ def decide(bounds: Bounds, fleet: Fleet, history: History, *, tempo: Tempo, now:
     reading = history.reading
     if reading is None or now - reading.at > tempo.stale_after or reading.share < ENOUGH:
         return _hold(bounds, current, history)
-    load, fresh = reading.load, len(reading.loads)
-    on_target = bounds.target * current
-    need = current if abs(load - on_target) <= DEAD_BAND * on_target + ROUNDING else math.ceil(load / bounds.target)
+    exact = history.need(bounds, panic_above=PANIC * current)
+    need = current if abs(exact - current) <= DEAD_BAND * current + ROUNDING else math.ceil(exact - ROUNDING)
     known = Decision(
         desired=current,
         cause="LoadOnTarget",
         sentence=f"{current} replicas suit a target of {bounds.target} requests each",
         target=bounds.target,
-        load=load,
-        fresh=fresh,
+        load=reading.load,
+        fresh=len(reading.loads),
     )
     if need > current:
-        return _grow(known, need, bounds, history, tempo, now)
+        return _grow(known, exact, bounds, fleet, history, tempo, now)
     if need < current:
         return _shrink(known, bounds, fleet, history, tempo, now)
     return known
@@ -159,13 +171,18 @@ def _hold(bounds: Bounds, current: int, history: History) -> Decision:
     )
 
 
-def _grow(known: Decision, need: int, bounds: Bounds, history: History, tempo: Tempo, now: float) -> Decision:
-    current = known.desired
-    sentence = f"{known.load} requests in the system need {need} replicas at {bounds.target} each"
+def _grow(known: Decision, exact: float, bounds: Bounds, fleet: Fleet, history: History, tempo: Tempo, now: float) -> Decision:
+    current, need = known.desired, math.ceil(exact - ROUNDING)
+    sentence = f"{_wish(known, history)} need {need} replicas at {bounds.target} each"
     grown = replace(known, cause="LoadAboveTarget", sentence=sentence)
     allowed = bounds.clamp(need)
     if allowed == current:
         return replace(grown, blocked_by=f"maxReplicas {bounds.maximum}")
+    if fleet.failing:
+        return replace(grown, blocked_by=f"{fleet.failing} replicas that cannot start")
+    starting = current - history.reading.ready if history.reading else 0
+    if starting > 0 and exact < WORTH_MORE * current:
+        return replace(grown, blocked_by=f"{starting} replicas that are starting")
     if now - history.raised_at < tempo.up_interval:
         return replace(grown, blocked_by=f"one step up per {tempo.up_interval:g} s")
     step = max(current + 4, 2 * current)
@@ -173,6 +190,14 @@ def _grow(known: Decision, need: int, bounds: Bounds, history: History, tempo: T
     if step < allowed:
         allowed, blocked = step, f"at most {step} replicas in this step"
     return replace(grown, desired=allowed, blocked_by=blocked)
+
+
+def _wish(known: Decision, history: History) -> str:
+    """What asks for replicas: the demand, where it is known."""
+    rate, seconds = history.demand.rate(RATE_WINDOW), history.demand.seconds_per_request
+    if rate is None or seconds is None:
+        return f"{known.load} requests in the system"
+    return f"{rate:.3g} requests per second, each of which runs for {seconds:.2g} s, and {known.load} in the system"
 
 
 def _shrink(known: Decision, bounds: Bounds, fleet: Fleet, history: History, tempo: Tempo, now: float) -> Decision:

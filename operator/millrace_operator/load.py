@@ -11,19 +11,23 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import aiohttp
 
 from millrace_operator import autoscale
 from millrace_operator.api import AutoscalingStatus, InferenceService, effective
-from millrace_operator.autoscale import Bounds, Decision, Fleet, History, Load, Reading, Tempo
+from millrace_operator.autoscale import Bounds, Decision, Fleet, History, Reading, Tempo
+from millrace_operator.demand import Load
 from millrace_operator.rollout import Rollout
 from millrace_operator.status import autoscaling_status
 
 logger = logging.getLogger(__name__)
 
 MAX_ANSWER_BYTES = 64 * 1024
+MAX_BOOT_ID = 64
+MAX_COUNT = 2**53
+"""Beyond it a float no longer counts by one."""
 
 
 class InvalidLoad(ValueError):
@@ -39,14 +43,26 @@ class Limits:
 
 
 def parse_load(answer: bytes, *, limits: Limits) -> Load:
-    """Unknown fields are ignored; queued and running are clamped to the limits. Raises InvalidLoad."""
+    """Unknown fields are ignored; queued and running are clamped to the limits; counters come with a `boot_id`. Raises InvalidLoad."""
     try:
         fields = json.loads(answer)
     except (ValueError, RecursionError) as error:
         raise InvalidLoad(f"not JSON: {error}") from None
     if not isinstance(fields, dict):
         raise InvalidLoad("not a JSON object")
-    return Load(queued=min(_count(fields, "queued"), limits.queue), running=min(_count(fields, "running"), limits.slots))
+    load = Load(queued=min(_count(fields, "queued"), limits.queue), running=min(_count(fields, "running"), limits.slots))
+    boot_id = fields.get("boot_id", "")
+    if not isinstance(boot_id, str) or len(boot_id) > MAX_BOOT_ID:
+        raise InvalidLoad(f"boot_id is {boot_id!r:.40}, not a short text")
+    if not boot_id:
+        return load
+    return replace(
+        load,
+        boot_id=boot_id,
+        arrivals=min(_count(fields, "arrivals"), MAX_COUNT),
+        completed=min(_count(fields, "completed"), MAX_COUNT),
+        running_seconds=_seconds(fields, "running_seconds"),
+    )
 
 
 def _count(fields: dict[str, object], name: str) -> int:
@@ -54,6 +70,13 @@ def _count(fields: dict[str, object], name: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise InvalidLoad(f"{name} is {value!r:.40}, not a count")
     return value
+
+
+def _seconds(fields: dict[str, object], name: str) -> float:
+    value = fields.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_COUNT:
+        raise InvalidLoad(f"{name} is {value!r:.40}, not a number of seconds")
+    return float(value)
 
 
 class LoadReader:
@@ -117,8 +140,8 @@ def subject(service: InferenceService, rollout: Rollout) -> Subject:
     scaling, computed = service.spec.autoscaling, effective(service)
     return Subject(
         addresses=rollout.addresses,
-        bounds=Bounds(minimum=scaling.min_replicas, maximum=scaling.max_replicas, target=computed.target),
-        fleet=Fleet(replicas=rollout.wanted, rolling=rollout.rolling),
+        bounds=Bounds(minimum=scaling.min_replicas, maximum=scaling.max_replicas, target=computed.target, slots=computed.slots),
+        fleet=Fleet(replicas=rollout.wanted, rolling=rollout.progresses, failing=rollout.failing),
         limits=Limits(slots=computed.slots, queue=service.spec.queue.max_size),
         told=service.status.autoscaling,
     )

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from millrace_operator.manifest import Manifest
 
 MAX_TERMINATION_MESSAGE = 1024
+OVER = frozenset({"Evicted", "PodFailed"})
+"""Causes of pods that have ended for good."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,8 @@ class Rollout:
     ready: int
     trouble: Trouble | None
     pods: tuple[Replica, ...]
+    overdue: bool = False
+    """The Deployment controller has waited for `progressDeadlineSeconds` in vain."""
 
     @property
     def updated_ready(self) -> int:
@@ -53,6 +57,16 @@ class Rollout:
     @property
     def rolling(self) -> bool:
         return not self.settled or self.updated < self.replicas
+
+    @property
+    def progresses(self) -> bool:
+        """A rollout is on its way, and not one that hangs."""
+        return self.rolling and not (self.settled and self.overdue)
+
+    @property
+    def failing(self) -> int:
+        """Replicas of the present template that something keeps from serving. One that is over has been replaced."""
+        return sum(pod.trouble is not None and pod.trouble.cause not in OVER for pod in self.pods)
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -73,6 +87,10 @@ def read_rollout(deployment: Manifest, pods: Sequence[Manifest]) -> Rollout:
         ready=status.get("readyReplicas", 0),
         trouble=_deployment_trouble(status.get("conditions") or ()),
         pods=tuple(_replica(pod, judged=_revision(pod) == present) for pod in living),
+        overdue=any(
+            condition["type"] == "Progressing" and condition.get("reason") == "ProgressDeadlineExceeded"
+            for condition in status.get("conditions") or ()
+        ),
     )
 
 

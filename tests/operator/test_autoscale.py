@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millrace_operator.autoscale import Bounds, Decision, Fleet, History, Load, Reading, Tempo, decide
+from millrace_operator.autoscale import Bounds, Decision, Fleet, History, Reading, Tempo, decide
+from millrace_operator.demand import Load
 
 BOUNDS = Bounds(minimum=1, maximum=10, target=10)
 TEMPO = Tempo()

@@ -9,7 +9,8 @@ import pytest
 from aiohttp import web
 
 from millrace_operator.api import AutoscalingStatus
-from millrace_operator.autoscale import Bounds, Fleet, Load, Tempo
+from millrace_operator.autoscale import Bounds, Fleet, Tempo
+from millrace_operator.demand import Load
 from millrace_operator.load import InvalidLoad, Limits, LoadMonitor, LoadReader, Subject, parse_load
 
 LIMITS = Limits(slots=8, queue=100)
@@ -22,6 +23,27 @@ def answer(**changes: object) -> bytes:
 
 def test_an_honest_answer_is_read_and_unknown_fields_are_ignored() -> None:
     assert parse_load(answer(something_new=[1]), limits=LIMITS) == Load(queued=3, running=5)
+
+
+COUNTERS = {"boot_id": "a1", "arrivals": 70, "completed": 60, "running_seconds": 240.5}
+
+
+def test_counters_are_read_with_the_start_that_they_count_from() -> None:
+    expected = Load(queued=3, running=5, boot_id="a1", arrivals=70, completed=60, running_seconds=240.5)
+    assert parse_load(answer(**COUNTERS), limits=LIMITS) == expected
+
+
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), 1e308, "5", True, None, [1]])
+@pytest.mark.parametrize("name", ["arrivals", "completed", "running_seconds"])
+def test_a_counter_that_cannot_be_is_refused_by_name(name: str, value: object) -> None:
+    with pytest.raises(InvalidLoad, match=name):
+        parse_load(answer(**{**COUNTERS, name: value}), limits=LIMITS)
+
+
+@pytest.mark.parametrize("value", [5, ["a"], "a" * 65])
+def test_a_start_that_is_no_short_text_is_refused(value: object) -> None:
+    with pytest.raises(InvalidLoad, match="boot_id"):
+        parse_load(answer(**{**COUNTERS, "boot_id": value}), limits=LIMITS)
 
 
 def test_a_replica_cannot_claim_more_than_it_can_hold() -> None:

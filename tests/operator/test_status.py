@@ -255,6 +255,29 @@ def test_a_pod_on_its_way_out_is_not_asked_for_its_load() -> None:
     assert rollout.addresses == ("10.0.0.1",)
 
 
+HANGS = {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}
+
+
+@pytest.mark.parametrize(
+    ("deploy", "progresses"),
+    [
+        (deployment(total=3, updated=1), True),
+        (deployment(total=3, updated=1, conditions=[HANGS]), False),
+        (deployment(total=3, updated=1, seen=False, conditions=[HANGS]), True),
+        (deployment(total=3, updated=3), False),
+    ],
+    ids=["on its way", "hangs", "edited since it hung", "done"],
+)
+def test_a_rollout_that_hangs_is_not_on_its_way(deploy: Manifest, progresses: bool) -> None:
+    assert read_rollout(deploy, []).progresses is progresses
+
+
+def test_replicas_that_cannot_start_are_counted_without_those_that_are_over() -> None:
+    crashed = pod(containerStatuses=container(waiting={"reason": "ImagePullBackOff"}))
+    evicted = pod(phase="Failed", reason="Evicted")
+    assert read_rollout(deployment(total=3), [crashed, evicted, pod(), pod(ready=True)]).failing == 1
+
+
 def test_a_transition_time_moves_only_when_the_answer_flips() -> None:
     first = report(facts(deployment()), now=NOON)
     again = stored({**manifest(), "status": as_manifest(first)})
