@@ -197,6 +197,30 @@ def test_a_reason_is_answered_and_counted_as_the_table_says_and_leaves_nothing(w
     assert walk.infer("a")[0] == 200, "the next one is answered"
 
 
+def test_a_deadline_before_the_first_event_of_a_stream_is_a_status(walk: Walk) -> None:
+    body = {"model": "tiny", "prompt": "hold", "stream": True}
+    status, answer = walk.ask("/v1/completions", body=json.dumps(body).encode(), headers=SOON)
+    assert (status, answer["error"]["type"], answer["error"]["code"]) == table()["DeadlinePassed"]
+
+
+def test_what_clients_write_becomes_no_series(walk: Walk) -> None:
+    def series() -> set[str]:
+        lines = walk.server.internal().get("/metrics").text.splitlines()
+        return {line.rpartition(" ")[0] for line in lines if not line.startswith("#")}
+
+    def ask(name: str) -> None:
+        walk.ask("/v1/completions", body=json.dumps({"model": name, "prompt": "a", "user": name}).encode())
+        walk.ask(f"/{name}", "GET", headers={"X-Request-Id": name, "User-Agent": name})
+        walk.ask(INFER, name.upper(), key=name)
+
+    ask("first")
+    before = series()
+    for number in range(100):
+        ask(f"attacker{number}")
+    assert series() == before
+    assert "attacker" not in walk.server.internal().get("/metrics").text
+
+
 def test_a_model_that_is_loading_is_said_to_be(tmp_path: Path, tiny_model: Path) -> None:
     with started(tmp_path, tiny_model, READY_WHEN=str(tmp_path / "ready")) as server:
         walk = Walk(server.wait_listening())

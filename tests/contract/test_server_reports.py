@@ -1,6 +1,7 @@
 """/health, /metrics, Prometheus, probes and /internal/load: every field, its type and its meaning, on a real server."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -241,3 +242,13 @@ def test_probes(server: RunningServer) -> None:
     for path in ("/livez", "/readyz"):
         response = server.internal().get(path)
         assert (response.status_code, response.text) == (200, "ok")
+
+
+def test_fifty_scrapers_harm_nobody(server: RunningServer) -> None:
+    def scrape(_: int) -> int:
+        return server.internal().get("/metrics").status_code
+
+    with ThreadPoolExecutor(50) as pool:
+        scraped = pool.map(scrape, range(300))
+        assert [server.requests().infer("a", max_tokens=1).status_code for _ in range(20)] == [200] * 20
+        assert set(scraped) == {200}

@@ -3,6 +3,7 @@
 import contextlib
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -12,6 +13,9 @@ from running_server import RunningServer
 from server.front.wire import GREETING, Wire, message
 
 CONNECTIONS = 20
+IDLE_CONNECTIONS = 5_000
+IDLE_BYTES = 30_000
+"""That one connection may cost."""
 HEALTH = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
 LONG = b'{"model": "tiny", "prompt": "a", "max_tokens": 30000, "logprobs": 5, "n": 8, "stream": true}'
 """An answer of many megabytes."""
@@ -50,6 +54,22 @@ def test_one_connection_too_many_is_told_so_and_the_others_and_the_probes_go_on(
         assert held[0].answer()[0] == 200
     crowded.wait_for(lambda: connections(crowded) == 0)
     assert crowded.requests().get("/health").status_code == 200
+
+
+def test_five_thousand_connections_that_say_nothing_cost_little_and_are_closed_in_time(tmp_path: Path, tiny_model: Path) -> None:
+    settings = {"MAX_CONNECTIONS": "6000", "HEAD_TIMEOUT": "15", "DTYPE": "float32"}
+    with RunningServer(tmp_path, model=tiny_model, settings=settings) as server, contextlib.ExitStack() as stack:
+        server.wait_ready()
+        alone = server.requests().infer("a", temperature=0, use_cache=False, max_tokens=8).json()["text"]
+        front = psutil.Process(server.process.pid)
+        before = front.memory_info().rss
+        for _ in range(IDLE_CONNECTIONS):
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+        server.wait_for(lambda: connections(server) == IDLE_CONNECTIONS)
+        assert front.memory_info().rss - before < IDLE_CONNECTIONS * IDLE_BYTES
+        assert server.requests().infer("a", temperature=0, use_cache=False, max_tokens=8).json()["text"] == alone
+        server.wait_for(lambda: connections(server) == 0, seconds=60)
+        assert server.requests().get("/health").status_code == 200
 
 
 def test_a_client_that_never_reads_its_stream_is_cut_and_the_work_for_it_ends(crowded: RunningServer) -> None:

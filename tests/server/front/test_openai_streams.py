@@ -122,14 +122,6 @@ def test_a_deadline_in_mid_stream_ends_it_with_an_error_event(narrow: RunningSer
     narrow.wait_for(lambda: narrow.load()["running"] == 0, seconds=2)
 
 
-def test_a_deadline_before_the_first_event_is_a_status(narrow: RunningServer) -> None:
-    with closing(Stream(narrow, n=2)) as running:
-        running.event()
-        late = narrow.requests().request("POST", CHAT, json=LONG, headers={"x-request-timeout": "0.5"})
-        assert (late.status_code, late.json()["error"]["code"]) in ((504, "deadline_exceeded"), (503, "wait_too_long"))
-    wait_for_load(narrow, running=0, queued=0)
-
-
 @pytest.mark.parametrize("path", [CHAT, "/api/v1/infer"])
 def test_a_client_may_shorten_its_deadline_but_not_prolong_it(narrow: RunningServer, path: str) -> None:
     body = {**LONG, "stream": False} if path == CHAT else {"prompt": "a", "max_tokens": 30_000, "use_cache": False}
