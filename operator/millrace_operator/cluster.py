@@ -150,6 +150,7 @@ class Cluster:
         """The resource versions of this kind's children, by service; None while its definition is missing. Raises ApiError."""
         found: dict[Key, frozenset[str]] = {}
         query = {"labelSelector": f"{MANAGED_BY_LABEL}={FIELD_MANAGER}", "resourceVersion": "0"}
+        self._undefined.pop(kind.kind, None)
         for namespace in namespaces or ("",):
             path = _path(kind.api_version, kind.plural, namespace)
             try:
@@ -157,7 +158,6 @@ class Cluster:
             except NotFound as error:
                 self._undefined[kind.kind] = error
                 return None
-            self._undefined.pop(kind.kind, None)
             for metadata in (item["metadata"] for item in answer["items"] or ()):
                 key = metadata["namespace"], metadata["labels"].get(INSTANCE_LABEL, "")
                 found[key] = found.get(key, frozenset()) | {metadata["resourceVersion"]}
