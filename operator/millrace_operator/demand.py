@@ -63,11 +63,10 @@ class Demand:
     def observe(self, at: float, loads: Sequence[Load]) -> "Demand":
         """Count on. A replica that is new, was silent or began anew counts from now on."""
         counting = {load.boot_id: load for load in loads if load.boot_id}
-        growths = self.growths
-        if self.seen_at is not None and at > self.seen_at:
-            pairs = [(self.seen[boot], load) for boot, load in counting.items() if boot in self.seen]
-            queued = sum(load.queued for load in loads)
-            growths = (*_younger(growths, at, MEMORY), _growth(at, at - self.seen_at, pairs, queued))
+        pairs = [(self.seen[boot], load) for boot, load in counting.items() if boot in self.seen and load.continues(self.seen[boot])]
+        growths = _younger(self.growths, at, MEMORY)
+        if self.seen_at is not None and at > self.seen_at and pairs:
+            growths += (_growth(at, at - self.seen_at, pairs, queued=sum(load.queued for load in loads)),)
         known = replace(self, growths=growths, seen_at=at, seen=counting)
         return replace(known, seconds_per_request=known._measured() or self.seconds_per_request)
 
@@ -103,7 +102,6 @@ def _younger(growths: tuple[Growth, ...], now: float, window: float) -> tuple[Gr
 
 
 def _growth(at: float, seconds: float, pairs: Sequence[tuple[Load, Load]], queued: int) -> Growth:
-    pairs = [(before, after) for before, after in pairs if after.continues(before)]
     return Growth(
         at=at,
         seconds=seconds,

@@ -51,7 +51,7 @@ def test_what_an_earlier_leader_measured_stands_until_enough_was_measured_anew()
 )
 def test_a_replica_that_began_anew_adds_nothing_until_it_is_seen_again(again: Load) -> None:
     demand = steady().observe(65, [again])
-    assert demand.growths[-1].arrivals == 0
+    assert demand.rate(60) == pytest.approx(2)
     assert demand.seconds_per_request == pytest.approx(4)
 
 
@@ -81,3 +81,10 @@ def test_what_is_older_than_the_memory_is_forgotten() -> None:
     demand = steady(until=1000)
     assert len(demand.growths) <= 60
     assert demand.rate(60) == pytest.approx(2)
+
+
+def test_replicas_without_counters_leave_the_demand_unknown_whatever_the_status_told() -> None:
+    demand = Demand(seconds_per_request=4)
+    for now in range(0, 60, 5):
+        demand = demand.observe(float(now), [Load(queued=5, running=8)])
+    assert demand.slots() is None
