@@ -9,7 +9,7 @@ import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
 
-from millrace_server.errors import Refused
+from millrace_server.errors import BadHead, HeadTooLarge, Refused, SlowRequest, TooManyConnections
 from millrace_server.keys import Usage
 from millrace_server.protocol import (
     HealthMetrics,
@@ -51,6 +51,8 @@ class Metrics:
             ["code"],
             registry=self.registry,
         )
+        for reason in (BadHead, HeadTooLarge, SlowRequest, TooManyConnections):
+            self._refused_connections.labels(reason.code)
         self._seconds = Histogram(
             "llm_request_latency_seconds",
             "Seconds from a successful inference request's arrival to its answer.",

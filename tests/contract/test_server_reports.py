@@ -69,6 +69,7 @@ INFER = {"text": str, "request_id": str, "latency_ms": NUMBER, "tokens_generated
 
 PROMETHEUS = {
     "llm_requests": ("counter", {"endpoint", "status"}),
+    "llm_connections_refused": ("counter", {"code"}),
     "llm_request_latency_seconds": ("histogram", set()),
     "llm_queue_size": ("gauge", set()),
     "llm_tokens_generated": ("counter", set()),
@@ -196,8 +197,8 @@ def test_requests_tokens_and_memory_are_told_in_vllm_s_names(server: RunningServ
     prompt = "a beginning that fills several blocks of the prefix cache, so that it may be found again: " * 2
     for _ in range(2):
         assert server.requests().infer(prompt, max_tokens=5, temperature=0, use_cache=False).json()["tokens_generated"] == 5
-    late = {"prompt": "g", "max_tokens": 400, "use_cache": False}
-    assert server.requests().request("POST", "/api/v1/infer", json=late, headers={"x-request-timeout": "0.05"}).status_code == 504
+    late = {"model": "tiny", "prompt": "g", "max_tokens": 400, "ignore_eos": True, "temperature": 1}
+    assert server.requests().request("POST", "/v1/completions", json=late, headers={"x-request-timeout": "0.05"}).status_code == 504
 
     def grown(name: str, **labels: str) -> float:
         key = (f"vllm:{name}", frozenset({"model_name": "tiny", **labels}.items()))
