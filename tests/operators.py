@@ -32,6 +32,7 @@ FAST = {
     "MILLRACE_LOAD_INTERVAL_SECONDS": "0.5",
     "MILLRACE_COALESCE_SECONDS": "0.05",
     "MILLRACE_OPTIONAL_INTERVAL_SECONDS": "0.3",
+    "MILLRACE_RIVAL_INTERVAL_SECONDS": "0.3",
     "MILLRACE_LAST_RETRY_SECONDS": "2",
 }
 
@@ -39,6 +40,7 @@ FAST = {
 GROUPS = {
     "configmaps": "api/v1",
     "deployments": "apis/apps/v1",
+    "horizontalpodautoscalers": "apis/autoscaling/v2",
     "networkpolicies": "apis/networking.k8s.io/v1",
     "poddisruptionbudgets": "apis/policy/v1",
     "secrets": "api/v1",

@@ -400,6 +400,12 @@ class AutoscalingStatus(Model):
     """What keeps the operator from asking for what the load needs."""
     fresh_pods: Annotated[int, Field(ge=0)] | None = None
     """Ready replicas whose load was read in time."""
+    seconds_per_request: Annotated[float, Field(ge=0)] | None = None
+    """How long a request holds a slot, as measured; whoever leads next begins with it."""
+    measured_for: Annotated[str, Field(max_length=64)] | None = None
+    """Of which model and device: another one is measured anew."""
+    hint: Annotated[str, Field(max_length=1024)] | None = None
+    """What could be saved."""
 
 
 class InferenceServiceStatus(Model):

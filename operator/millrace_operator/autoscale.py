@@ -19,6 +19,7 @@ WORTH_MORE = 1.25
 """While replicas are still starting, only a need this much above all of them, the starting ones included, asks for more."""
 ENOUGH = 0.5
 """With a smaller share of the ready replicas heard, nothing is decided."""
+CONFLICTING = "ConflictingAutoscaler"
 MISSES_TO_REPORT = 3
 """Readings that may fail before the status says so."""
 
@@ -60,6 +61,8 @@ class Fleet:
     replicas: int
     rolling: bool
     failing: int = 0
+    rival: str | None = None
+    """Another autoscaler that scales them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,12 +127,21 @@ class Decision:
     load: int | None = None
     target: int
     fresh: int = 0
+    seconds_per_request: float | None = None
     certain: bool = True
     """False for the first missed readings, which are no news yet."""
 
 
 def decide(bounds: Bounds, fleet: Fleet, history: History, *, tempo: Tempo, now: float) -> Decision:
-    """The clamp to [minimum, maximum] always holds, also when everything else stands still."""
+    """The clamp to [minimum, maximum] always holds, also when everything else stands still; but of two that scale, one must stand down."""
+    decision = _decide(bounds, fleet, history, tempo=tempo, now=now)
+    return replace(decision, seconds_per_request=history.demand.seconds_per_request)
+
+
+def _decide(bounds: Bounds, fleet: Fleet, history: History, *, tempo: Tempo, now: float) -> Decision:
+    if fleet.rival is not None:
+        sentence = f"{fleet.rival} scales the Deployment as well; it alone does from now on"
+        return Decision(desired=fleet.replicas, cause=CONFLICTING, sentence=sentence, target=bounds.target)
     current = bounds.clamp(fleet.replicas)
     if current != fleet.replicas:
         sentence = f"{fleet.replicas} replicas are outside of {bounds.minimum} to {bounds.maximum}"

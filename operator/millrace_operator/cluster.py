@@ -163,6 +163,17 @@ class Cluster:
                 found[key] = found.get(key, frozenset()) | {metadata["resourceVersion"]}
         return found
 
+    async def autoscalers(self, namespaces: Sequence[str]) -> dict[Key, str]:
+        """Kind and name of every HorizontalPodAutoscaler of a Deployment, by the Deployment's namespace and name. Raises ApiError."""
+        found: dict[Key, str] = {}
+        for namespace in namespaces or ("",):
+            async for page in self._pages(_path("autoscaling/v2", "horizontalpodautoscalers", namespace)):
+                for item in page["items"] or ():
+                    target, metadata = item["spec"]["scaleTargetRef"], item["metadata"]
+                    if target["kind"] == "Deployment":
+                        found[metadata["namespace"], target["name"]] = f"HorizontalPodAutoscaler {metadata['name']!r}"
+        return found
+
     async def apply(self, wish: Manifest, live: Manifest | None) -> Manifest:
         """Make it so, and return the live object. Nothing is sent when it is so already. Raises NameConflict, ApiError."""
         wish = stamped(wish)

@@ -6,19 +6,20 @@ bounded in size, in time and in value.
 """
 
 import asyncio
+import hashlib
 import json
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import aiohttp
 
 from millrace_operator import autoscale
-from millrace_operator.api import AutoscalingStatus, InferenceService, effective
+from millrace_operator.api import Accelerators, AutoscalingStatus, InferenceService, effective
 from millrace_operator.autoscale import Bounds, Decision, Fleet, History, Reading, Tempo
-from millrace_operator.demand import Load
+from millrace_operator.demand import Demand, Load
 from millrace_operator.rollout import Rollout
 from millrace_operator.status import autoscaling_status
 
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 MAX_ANSWER_BYTES = 64 * 1024
 MAX_BOOT_ID = 64
+LEAST_IDLE_HOURS = 2
 MAX_COUNT = 2**53
 """Beyond it a float no longer counts by one."""
 
@@ -131,20 +133,47 @@ class Subject:
     bounds: Bounds
     fleet: Fleet
     limits: Limits
+    measured_for: str
+    """The model and device whose seconds per request are measured."""
+    gpus: int
+    """Of each replica."""
     told: AutoscalingStatus | None
     """What the status says so far."""
 
 
-def subject(service: InferenceService, rollout: Rollout) -> Subject:
-    """What scaling looks at."""
+def subject(service: InferenceService, rollout: Rollout, *, rival: str | None) -> Subject:
+    """What scaling looks at; `rival` is another autoscaler of the same Deployment."""
     scaling, computed = service.spec.autoscaling, effective(service)
     return Subject(
         addresses=rollout.addresses,
         bounds=Bounds(minimum=scaling.min_replicas, maximum=scaling.max_replicas, target=computed.target, slots=computed.slots),
-        fleet=Fleet(replicas=rollout.wanted, rolling=rollout.progresses, failing=rollout.failing),
+        fleet=Fleet(replicas=rollout.wanted, rolling=rollout.progresses, failing=rollout.failing, rival=rival),
         limits=Limits(slots=computed.slots, queue=service.spec.queue.max_size),
+        measured_for=_measured_for(service),
+        gpus=_gpus(service),
         told=service.status.autoscaling,
     )
+
+
+def _measured_for(service: InferenceService) -> str:
+    spec = service.spec
+    parts = (spec.model, spec.device, spec.batching, spec.resources, spec.accelerators)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
+
+
+def _gpus(service: InferenceService) -> int:
+    spec = service.spec
+    return (spec.accelerators or Accelerators()).count if spec.device == "cuda" else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadFigures:
+    """One followed service for Prometheus. `age` of the last reading and `idle_gpu_seconds` are seconds; both None without a reading."""
+
+    load: int | None
+    age: float | None
+    cause: str
+    idle_gpu_seconds: float
 
 
 @dataclass
@@ -152,6 +181,26 @@ class _Followed:
     subject: Subject
     history: History
     told_at: float = -math.inf
+    idle_gpu_seconds: float = 0.0
+    busy_at: float = -math.inf
+    """When a replica last had a request."""
+
+    def count_idleness(self, before: Reading | None, now: Reading) -> None:
+        if now.load or not now.loads:
+            self.busy_at = now.at
+        if before is not None:
+            idle = sum(1 for load in now.loads if not load.queued + load.running)
+            self.idle_gpu_seconds += (now.at - before.at) * idle * self.subject.gpus
+
+    def hint(self, now: float) -> str | None:
+        """Told after so many hours, after twice as many, and so on: each is a write."""
+        hours = (now - self.busy_at) / 3600
+        if not self.subject.gpus or not LEAST_IDLE_HOURS <= hours < math.inf:
+            return None
+        told = LEAST_IDLE_HOURS * 2 ** int(math.log2(hours / LEAST_IDLE_HOURS))
+        count = self.subject.gpus * self.subject.fleet.replicas
+        advice = "lower spec.autoscaling.minReplicas, or delete the service while nobody needs it"
+        return f"{count} GPUs have been idle for more than {told} h; {advice}"
 
 
 class LoadMonitor:
@@ -177,7 +226,11 @@ class LoadMonitor:
 
     def decide(self, key: tuple[str, str], subject: Subject) -> Decision:
         """Follow the service from now on, and decide on what is known. A new one begins without history."""
-        followed = self._followed.setdefault(key, _Followed(subject, History(since=self._clock())))
+        followed = self._followed.get(key)
+        if followed is None:
+            followed = self._followed[key] = _Followed(subject, History(since=self._clock(), demand=_prior(subject)), busy_at=self._clock())
+        elif followed.subject.measured_for != subject.measured_for:
+            followed.history = replace(followed.history, demand=Demand())
         followed.subject = subject
         return autoscale.decide(subject.bounds, subject.fleet, followed.history, tempo=self._tempo, now=self._clock())
 
@@ -188,7 +241,22 @@ class LoadMonitor:
     def tell(self, key: tuple[str, str], decision: Decision) -> AutoscalingStatus | None:
         """What the status should say: the old words unless the decision is news."""
         followed = self._followed[key]
-        return autoscaling_status(followed.subject.told, decision, may_update_load=self._may_update_load(followed))
+        return self._words(followed, decision)
+
+    def figures(self) -> Iterator[tuple[tuple[str, str], LoadFigures]]:
+        now = self._clock()
+        for key, followed in self._followed.items():
+            subject, reading = followed.subject, followed.history.reading
+            decision = autoscale.decide(subject.bounds, subject.fleet, followed.history, tempo=self._tempo, now=now)
+            yield (
+                key,
+                LoadFigures(
+                    load=reading.load if reading else None,
+                    age=now - reading.at if reading else None,
+                    cause=decision.cause,
+                    idle_gpu_seconds=followed.idle_gpu_seconds,
+                ),
+            )
 
     def told(self, key: tuple[str, str]) -> None:
         """The status was written."""
@@ -216,11 +284,25 @@ class LoadMonitor:
         followed = self._followed.get(key)
         if followed is None:
             return
+        followed.count_idleness(followed.history.reading, reading)
         followed.history = followed.history.observe(reading, bounds=subject.bounds, tempo=self._tempo)
         decision = autoscale.decide(subject.bounds, subject.fleet, followed.history, tempo=self._tempo, now=self._clock())
-        words = autoscaling_status(subject.told, decision, may_update_load=self._may_update_load(followed))
+        words = self._words(followed, decision)
         if decision.desired != subject.fleet.replicas or words != subject.told:
             self._call(key)
 
-    def _may_update_load(self, followed: _Followed) -> bool:
-        return self._clock() - followed.told_at >= self._report_interval
+    def _words(self, followed: _Followed, decision: Decision) -> AutoscalingStatus | None:
+        now, subject = self._clock(), followed.subject
+        return autoscaling_status(
+            subject.told,
+            decision,
+            measured_for=subject.measured_for,
+            hint=followed.hint(now),
+            may_update_load=now - followed.told_at >= self._report_interval,
+        )
+
+
+def _prior(subject: Subject) -> Demand:
+    """What an earlier leader measured of the same model."""
+    told = subject.told
+    return Demand(seconds_per_request=told.seconds_per_request if told and told.measured_for == subject.measured_for else None)

@@ -3,13 +3,15 @@
 Labels are bounded: outcomes, kinds, verbs and errors are few, and a service's series go with the service.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
+
+from millrace_operator.load import LoadFigures
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -48,6 +50,27 @@ class ServiceGauges(Collector):
         yield from (ready, desired, serves)
 
 
+class LoadGauges(Collector):
+    """The series of the services that the operator scales, asked for at each scrape."""
+
+    def __init__(self, figures: Callable[[], Iterable[tuple[tuple[str, str], LoadFigures]]]) -> None:
+        self._figures = figures
+
+    def collect(self) -> Iterator[Metric]:
+        labels = ("namespace", "name")
+        load = GaugeMetricFamily("millrace_service_load", "Requests in the system, by the last reading.", labels=labels)
+        age = GaugeMetricFamily("millrace_service_load_age_seconds", "Seconds since the last reading.", labels=labels)
+        decision = GaugeMetricFamily("millrace_service_scaling", "1 for the cause of the last decision.", labels=(*labels, "cause"))
+        idle = CounterMetricFamily("millrace_service_idle_gpu_seconds", "GPU seconds of replicas without a request.", labels=labels)
+        for key, figures in self._figures():
+            if figures.load is not None and figures.age is not None:
+                load.add_metric(key, figures.load)
+                age.add_metric(key, figures.age)
+            decision.add_metric((*key, figures.cause), 1)
+            idle.add_metric(key, figures.idle_gpu_seconds)
+        yield from (load, age, decision, idle)
+
+
 class Metrics:
     """One registry per process, so that a second operator in one test process does not clash."""
 
@@ -70,6 +93,10 @@ class Metrics:
         self._gauge("millrace_leader", "1 while this process may write.", leads)
         self._gauge("millrace_queue_depth", "Keys that wait for a pass.", depth)
         self._gauge("millrace_queue_waited_seconds", "Seconds that the oldest due key has waited.", waited)
+
+    def follow(self, figures: Callable[[], Iterable[tuple[tuple[str, str], LoadFigures]]]) -> None:
+        """Of the services that are scaled by their load."""
+        self._registry.register(LoadGauges(figures))
 
     def wrote(self, kind: str, verb: str) -> None:
         """`verb` is one of apply, scale, status, delete, create and patch; the last two are of Events."""

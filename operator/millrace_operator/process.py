@@ -28,6 +28,7 @@ from millrace_operator.names import LEASE
 from millrace_operator.optional_kinds import OptionalKinds
 from millrace_operator.probes import Probes
 from millrace_operator.reconcile import Reconciler
+from millrace_operator.rivals import Rivals
 from millrace_operator.settings import OperatorSettings
 from millrace_operator.view import Key
 from millrace_operator.workqueue import Pace, RetryLater, TokenBucket, WorkQueue
@@ -87,6 +88,7 @@ class Operator:
             report_interval=settings.load_report_interval,
             call=self._queue.add,
         )
+        self._metrics.follow(self._monitor.figures)
         platform = Platform(
             server_image=settings.server_image,
             redis_image=settings.redis_image,
@@ -100,11 +102,13 @@ class Operator:
             changed=self._queue.add,
             came_or_went=self._add_all,
         )
+        self._rivals = Rivals(self._cluster, namespaces=settings.namespaces, interval=settings.rival_interval, changed=self._queue.add)
         self._reconciler = Reconciler(
             cluster=self._cluster,
             monitor=self._monitor,
             platform=platform,
             gauges=self._metrics.service,
+            rivals=self._rivals,
             repairs=Repairs(window=settings.fight_window, pause=settings.last_retry),
             recorder=Recorder(self._cluster, identity=identity, now=_utc),
             now=lambda: _utc().strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -128,10 +132,12 @@ class Operator:
 
     async def _lead(self) -> None:
         """Returns when it is told to stop, or when a part ends that should not: without it the others would do harm, or nothing."""
+        await self._rivals.look()  # before anything is scaled
         workers = asyncio.create_task(self._queue.run(self._settings.workers))
         keeping = asyncio.create_task(self._leadership.keep())
         try:
-            if await self._first_of(workers, keeping, self._resync(), self._monitor.run(), self._optional_kinds.run(), self._watch()):
+            looking = (self._resync(), self._monitor.run(), self._optional_kinds.run(), self._rivals.run(), self._watch())
+            if await self._first_of(workers, keeping, *looking):
                 logger.error("a part that never ends has ended; the process ends with it")
         finally:
             self._queue.stop()

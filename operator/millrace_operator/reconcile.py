@@ -16,6 +16,7 @@ from millrace_operator.load import LoadMonitor, subject
 from millrace_operator.manifest import Manifest
 from millrace_operator.metrics import ServiceFigures, ServiceGauges
 from millrace_operator.names import redis
+from millrace_operator.rivals import Rivals
 from millrace_operator.view import Key
 from millrace_operator.workqueue import RetryLater
 
@@ -27,6 +28,7 @@ class Reconciler:
     platform: Platform
     gauges: ServiceGauges
     repairs: Repairs
+    rivals: Rivals
     recorder: Recorder
     now: Callable[[], str]
     """RFC 3339, for people; nothing is decided by it."""
@@ -68,7 +70,7 @@ class Reconciler:
             self.monitor.forget(key)
             return None
         current = outcome.rollout.wanted
-        decision = self.monitor.decide(key, subject(service, outcome.rollout))
+        decision = self.monitor.decide(key, subject(service, outcome.rollout, rival=self.rivals.of(key)))
         if decision.desired != current:
             await self.cluster.scale(outcome.deployment, decision.desired)
             self.monitor.scaled(key, before=current, after=decision.desired)

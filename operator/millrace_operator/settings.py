@@ -73,6 +73,8 @@ class OperatorSettings(Settings):
     """Between two steps down."""
     optional_interval: Seconds = Field(default=5, alias="MILLRACE_OPTIONAL_INTERVAL_SECONDS")
     """Between two looks for kinds that may be missing, such as ServiceMonitor, and for what became of the children of these kinds."""
+    rival_interval: Seconds = Field(default=15, alias="MILLRACE_RIVAL_INTERVAL_SECONDS")
+    """Between two looks for other autoscalers of the Deployments."""
     log_level: str = Field(default="INFO", alias="MILLRACE_LOG_LEVEL", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
 
     @model_validator(mode="after")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from millrace_operator.api import AutoscalingStatus, Condition, InferenceService, InferenceServiceStatus, effective, parse_status
-from millrace_operator.autoscale import Decision
+from millrace_operator.autoscale import CONFLICTING, Decision
 from millrace_operator.manifest import Manifest
 from millrace_operator.names import PAUSED_ANNOTATION, selector_labels
 from millrace_operator.rollout import Rollout, Trouble
@@ -36,7 +36,7 @@ MODEL_LOADING = "Loading"
 FOLLOWING_LOAD = "FollowingLoad"
 CRD_NOT_INSTALLED = "CRDNotInstalled"
 MONITORED = "ServiceMonitorApplied"
-NOT_SCALING = ("MetricsUnavailable", "NoReadyReplicas")
+NOT_SCALING = ("MetricsUnavailable", "NoReadyReplicas", CONFLICTING)
 
 PROGRESSING = "Progressing"
 NO_EVENT = {STARTING, ROLLING_OUT, COMPLETE, PROGRESSING, PAUSED}
@@ -64,6 +64,7 @@ NEXT_STEP = {
     "VolumeClaimPending": "See `kubectl describe pvc` for why no volume is bound; it is scheduled by itself.",
     "CreateContainerConfigError": "Create the Secret that it names, or correct its name in the spec.",
     "InsufficientGPU": "Free or add an accelerator, or correct spec.accelerators.resource; it is scheduled by itself.",
+    CONFLICTING: "Delete it, or set spec.autoscaling.mode to None and leave spec.replicas out.",
     "Unschedulable": "Free or add a node, or loosen resources, nodeSelector and tolerations; it is scheduled by itself.",
 }
 """What to do about a cause that does not say so itself."""
@@ -160,7 +161,9 @@ def report_invalid(manifest: Manifest, *, problem: str, now: str) -> InferenceSe
     return previous.model_copy(update={"conditions": conditions, "observed_generation": generation})
 
 
-def autoscaling_status(told: AutoscalingStatus | None, decision: Decision, *, may_update_load: bool) -> AutoscalingStatus | None:
+def autoscaling_status(
+    told: AutoscalingStatus | None, decision: Decision, *, measured_for: str, hint: str | None, may_update_load: bool
+) -> AutoscalingStatus | None:
     """The words for a decision, or those already told when it is no news."""
     if not decision.certain:
         return told
@@ -171,11 +174,18 @@ def autoscaling_status(told: AutoscalingStatus | None, decision: Decision, *, ma
         reason=f"{decision.cause}: {decision.sentence}",
         blocked_by=decision.blocked_by,
         fresh_pods=decision.fresh,
+        seconds_per_request=None if decision.seconds_per_request is None else float(f"{decision.seconds_per_request:.2g}"),
+        measured_for=None if decision.seconds_per_request is None else measured_for,
+        hint=hint,
     )
     if told is None or _gist(told) != _gist(words):
         return words
-    change = abs((words.load or 0) - (told.load or 0))
-    return words if may_update_load and change > NEWS * (told.load or 0) else told
+    has_moved = _differs(words.load, told.load) or _differs(words.seconds_per_request, told.seconds_per_request)
+    return words if may_update_load and has_moved else told
+
+
+def _differs(now: float | None, told: float | None) -> bool:
+    return abs((now or 0) - (told or 0)) > NEWS * (told or 0)
 
 
 def as_manifest(status: InferenceServiceStatus) -> Manifest:
@@ -184,7 +194,7 @@ def as_manifest(status: InferenceServiceStatus) -> Manifest:
 
 def _gist(words: AutoscalingStatus) -> tuple[object, ...]:
     """What changes with a decision, unlike the load, which changes all the time."""
-    return words.target, words.desired, (words.reason or "").partition(":")[0], words.blocked_by
+    return words.target, words.desired, (words.reason or "").partition(":")[0], words.blocked_by, words.hint, words.measured_for
 
 
 def _answers(facts: Facts) -> list[Answer]:
@@ -244,7 +254,7 @@ def _model_loaded(facts: Facts) -> Answer:
 def _scaling_active(words: AutoscalingStatus) -> Answer:
     cause, _, sentence = (words.reason or "").partition(": ")
     if cause in NOT_SCALING:
-        return Answer("ScalingActive", "False", cause, sentence)
+        return Answer("ScalingActive", "False", cause, f"{sentence}. {NEXT_STEP[cause]}" if cause in NEXT_STEP else sentence)
     return Answer("ScalingActive", "True", FOLLOWING_LOAD)
 
 

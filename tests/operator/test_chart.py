@@ -125,6 +125,7 @@ def test_the_operator_may_do_what_a_pass_does_and_nothing_else() -> None:
         ("apps", "deployments/scale"): {"patch"},
         ("", "pods"): {"list", "watch"},
         ("", "secrets"): {"create"},
+        ("autoscaling", "horizontalpodautoscalers"): {"list"},
         ("events.k8s.io", "events"): {"create", "patch"},
     }
     assert grants(role) == needed

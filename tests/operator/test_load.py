@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
@@ -115,8 +116,18 @@ async def test_all_replicas_are_asked_and_the_silent_the_broken_and_the_endless_
     assert (reading.ready, len(reading.loads), reading.load) == (6, 2, 16)
 
 
-def monitor(reader: LoadReader, calls: list[tuple[str, str]]) -> LoadMonitor:
-    return LoadMonitor(reader, tempo=Tempo(), interval=5, report_interval=30, call=calls.append)
+class Clock:
+    """Stands still until it is set."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def monitor(reader: LoadReader, calls: list[tuple[str, str]], clock: Callable[[], float] = time.monotonic) -> LoadMonitor:
+    return LoadMonitor(reader, tempo=Tempo(), interval=5, report_interval=30, call=calls.append, clock=clock)
 
 
 SUBJECT = Subject(
@@ -124,6 +135,8 @@ SUBJECT = Subject(
     bounds=Bounds(minimum=1, maximum=4, target=2),
     fleet=Fleet(replicas=1, rolling=False),
     limits=LIMITS,
+    measured_for="this model",
+    gpus=2,
     told=None,
 )
 CHAT = ("demo", "chat")
@@ -165,3 +178,56 @@ async def test_a_forgotten_service_is_asked_no_more(replicas: Replicas, reader: 
 
     replicas.answers = {"127.0.0.1": never}
     await watching.tick()
+
+
+async def test_a_new_leader_begins_with_the_seconds_per_request_that_the_status_tells(reader: LoadReader) -> None:
+    told = AutoscalingStatus(seconds_per_request=2.5, measured_for="this model")
+    assert monitor(reader, []).decide(CHAT, replace(SUBJECT, told=told)).seconds_per_request == 2.5
+    assert monitor(reader, []).decide(CHAT, replace(SUBJECT, told=told, measured_for="another model")).seconds_per_request is None
+
+
+async def test_another_model_is_measured_anew(reader: LoadReader) -> None:
+    watching = monitor(reader, [])
+    told = AutoscalingStatus(seconds_per_request=2.5, measured_for="this model")
+    watching.decide(CHAT, replace(SUBJECT, told=told))
+    assert watching.decide(CHAT, SUBJECT).seconds_per_request == 2.5
+    changed = watching.decide(CHAT, replace(SUBJECT, measured_for="another model"))
+    assert changed.seconds_per_request is None
+
+
+async def test_gpus_without_a_request_are_counted_by_the_second(replicas: Replicas) -> None:
+    clock = Clock()
+    reader = LoadReader(port=replicas.port, timeout=5, clock=clock)
+    watching = monitor(reader, [], clock)
+    replicas.answers = {"127.0.0.1": lambda: answer(queued=0, running=0), "127.0.0.2": lambda: answer(queued=0, running=1)}
+    watching.decide(CHAT, replace(SUBJECT, addresses=tuple(replicas.answers)))
+    for clock.now in (1000.0, 1005.0, 1010.0):
+        await watching.tick()
+    ((key, figures),) = watching.figures()
+    assert (key, figures.load, figures.age) == (CHAT, 1, 0)
+    assert figures.idle_gpu_seconds == 2 * 10, "of the two GPUs of the one that is idle"
+    await reader.close()
+
+
+async def test_gpus_that_are_idle_for_hours_are_told_now_and_then(replicas: Replicas) -> None:
+    clock = Clock()
+    reader = LoadReader(port=replicas.port, timeout=5, clock=clock)
+    watching = monitor(reader, [], clock)
+    replicas.answers = {"127.0.0.1": lambda: answer(queued=0, running=0)}
+
+    async def hint(hours: float) -> str | None:
+        clock.now = 1000 + 3600 * hours
+        watching.decide(CHAT, SUBJECT)
+        await watching.tick()
+        words = watching.tell(CHAT, watching.decide(CHAT, SUBJECT))
+        return words.hint if words else None
+
+    assert [await hint(hours) for hours in (0, 1.9)] == [None, None]
+    first = await hint(2.1)
+    assert first is not None
+    assert "2 GPUs have been idle for more than 2 h; lower spec.autoscaling.minReplicas" in first
+    assert await hint(3.9) == first
+    assert "more than 4 h" in (await hint(4.1) or "")
+    replicas.answers = {"127.0.0.1": answer}
+    assert await hint(4.2) is None
+    await reader.close()

@@ -375,7 +375,18 @@ HELD = Decision(desired=2, cause="LoadOnTarget", sentence="fine", load=20, targe
 
 
 def told(decision: Decision, *, before: AutoscalingStatus | None, may_update_load: bool = False) -> AutoscalingStatus | None:
-    return autoscaling_status(before, decision, may_update_load=may_update_load)
+    return autoscaling_status(before, decision, measured_for="model", hint=None, may_update_load=may_update_load)
+
+
+def test_the_seconds_per_request_are_told_in_two_digits_and_what_they_were_measured_for() -> None:
+    measured = told(replace(HELD, seconds_per_request=2.469), before=None)
+    assert measured is not None
+    assert (measured.seconds_per_request, measured.measured_for) == (2.5, "model")
+    little = replace(HELD, seconds_per_request=2.6)
+    much = replace(HELD, seconds_per_request=3.9)
+    assert told(little, before=measured, may_update_load=True) == measured
+    assert told(much, before=measured, may_update_load=False) == measured
+    assert told(much, before=measured, may_update_load=True) != measured
 
 
 def test_a_load_is_told_with_a_decision_or_when_it_changed_much_and_enough_time_passed() -> None:
