@@ -131,6 +131,9 @@ def _pod_trouble(name: str, status: Manifest, conditions: dict[str, Manifest]) -
         sentence = f"pod {name} ended as {reason}: {_printable(status.get('message') or 'no message')}"
         return Trouble(cause="Evicted" if reason == "Evicted" else "PodFailed", sentence=sentence, needs_a_human=False)
     for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
+        if _fell_silent(container, conditions.get("Ready", {})):
+            sentence = f"container {container['name']} of pod {name} served, and no longer says that it is ready"
+            return Trouble(cause="NotResponding", sentence=sentence, needs_a_human=False)
         trouble = _container_trouble(name, container)
         if trouble:
             return trouble
@@ -155,6 +158,14 @@ _NEVER_STARTS = {
     "RunContainerError": "RunContainerError",
 }
 """Waiting reasons that pass only when someone acts. The two of a failed pull alternate; they are one cause."""
+
+
+def _fell_silent(container: Manifest, ready: Manifest) -> bool:
+    """Ready since this start of the container, and no more: it hangs, or its engine is being restarted. What ended an earlier start is
+    no news. The API server writes both times alike, to the second."""
+    started: str = ((container.get("state") or {}).get("running") or {}).get("startedAt", "")
+    changed: str = ready.get("lastTransitionTime", "")
+    return bool(started) and changed > started
 
 
 def _container_trouble(pod: str, container: Manifest) -> Trouble | None:

@@ -57,6 +57,7 @@ NEXT_STEP = {
     "CreateContainerError": "Correct what the message names; the container is tried again by itself.",
     "RunContainerError": "Correct what the message names, such as spec.runtimeClassName; the container is tried again by itself.",
     "ContainerFailed": "`kubectl logs --previous` of the pod says more; it is started again by itself.",
+    "NotResponding": "Its log says why; one that hangs is started again by itself.",
     "OutOfMemory": "Raise spec.resources.limits.memory or choose a smaller model.",
     "Evicted": "Raise spec.resources.requests, or free the node's memory or disk; another pod takes its place by itself.",
     "PodFailed": "Another pod takes its place by itself; if it goes on, look at the node.",

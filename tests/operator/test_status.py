@@ -40,6 +40,13 @@ def pod(*, ready: bool = False, name: str = "chat-1", phase: str = "Pending", **
     return {"metadata": {"name": name}, "status": {"phase": phase, "podIP": "10.0.0.1", "conditions": conditions, **status}}
 
 
+def silent(*, since: str, containers: list[Manifest]) -> Manifest:
+    """A pod that runs and is not ready, since then."""
+    result = pod(phase="Running", containerStatuses=containers)
+    result["status"]["conditions"][0]["lastTransitionTime"] = since
+    return result
+
+
 def container(*, restarts: int = 0, last: Manifest | None = None, **state: Manifest) -> list[Manifest]:
     return [
         {"name": "server", "image": "server:1", "restartCount": restarts, "state": state, "lastState": {"terminated": last} if last else {}}
@@ -183,6 +190,11 @@ def waits(message: str) -> Manifest:
         (pod(containerStatuses=container(waiting={"reason": "RunContainerError", "message": "no runtime"})), "RunContainerError"),
         (pod(containerStatuses=container(last={"exitCode": 1}, waiting={"reason": "CrashLoopBackOff"})), "ContainerFailed"),
         (pod(containerStatuses=container(last={"exitCode": 137, "reason": "OOMKilled"}, running={})), "OutOfMemory"),
+        (silent(since="2026-01-01T12:05:00Z", containers=container(running={"startedAt": NOON})), "NotResponding"),
+        (
+            silent(since="2026-01-01T12:05:00Z", containers=container(last={"exitCode": 137}, running={"startedAt": NOON})),
+            "NotResponding",
+        ),
     ],
 )
 def test_a_cause_that_kubernetes_hides_in_a_pod_is_told_with_the_pod_and_the_next_step(ill: Manifest, cause: str) -> None:
@@ -190,6 +202,11 @@ def test_a_cause_that_kubernetes_hides_in_a_pod_is_told_with_the_pod_and_the_nex
     assert (ready.status, ready.reason) == ("False", cause)
     assert "chat-1" in ready.message
     assert ready.message.endswith(NEXT_STEP[cause])
+
+
+def test_a_pod_that_was_never_ready_since_its_start_is_starting() -> None:
+    young = silent(since="2026-01-01T11:59:00Z", containers=container(running={"startedAt": NOON}))
+    assert conditions(facts(deployment(), young))["Ready"] == ("False", "Starting")
 
 
 def test_a_pod_that_is_over_gives_way_to_one_that_has_something_to_tell() -> None:
