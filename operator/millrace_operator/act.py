@@ -35,7 +35,15 @@ class Outcome:
     @property
     def deployment(self) -> Manifest | None:
         """The server's."""
-        name = self.service["metadata"]["name"]
+        return self._deployment(self.service["metadata"]["name"])
+
+    @property
+    def redis_serves(self) -> bool | None:
+        """None without a Redis of its own."""
+        deployment = self._deployment(redis(self.service["metadata"]["name"]))
+        return None if deployment is None else deployment.get("status", {}).get("readyReplicas", 0) > 0
+
+    def _deployment(self, name: str) -> Manifest | None:
         return next((child for child in self.live if (child["kind"], child["metadata"]["name"]) == ("Deployment", name)), None)
 
     @property

@@ -46,6 +46,11 @@ def repaired(kind: str, name: str, drift: Drift) -> Event:
     return Event(reason=DRIFT_CORRECTED, note=f"{words}.", type="Normal")
 
 
+def scaled(*, before: int, after: int, why: str) -> Event:
+    reason = "ScaledUp" if after > before else "ScaledDown"
+    return Event(reason=reason, note=f"from {before} to {after} replicas: {why}", type="Normal")
+
+
 class Recorder:
     """`identity` names this process; `now` is the wall clock, for people."""
 
@@ -110,6 +115,6 @@ class Recorder:
 
 def _causes(status: InferenceServiceStatus) -> dict[str, str]:
     """Reason → message of everything that is wrong, in the conditions' order."""
-    wrong = {"Stalled": "True", "Reconciling": "True", "ModelLoaded": "False"}
+    wrong = {"Stalled": "True", "Reconciling": "True", "ModelLoaded": "False", "ScalingActive": "False"}
     found = [each for each in status.conditions if wrong.get(each.type) == each.status and each.reason not in NO_EVENT]
     return {each.reason: each.message for each in found}

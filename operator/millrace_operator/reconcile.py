@@ -11,7 +11,7 @@ from millrace_operator.api import AutoscalingStatus, InferenceService, Inference
 from millrace_operator.cluster import Cluster, Observed
 from millrace_operator.desired import Platform, children, redis_secret, runs_redis
 from millrace_operator.drift import Repairs
-from millrace_operator.events import Recorder, news, repaired
+from millrace_operator.events import Recorder, news, repaired, scaled
 from millrace_operator.load import LoadMonitor, subject
 from millrace_operator.manifest import Manifest
 from millrace_operator.metrics import ServiceFigures, ServiceGauges
@@ -57,7 +57,12 @@ class Reconciler:
         await self.recorder.tell(seen.manifest, (repaired(*each) for each in outcome.repaired))
         words = await self._scale(key, service, outcome)
         facts = status.Facts(
-            service=service, rollout=outcome.rollout, problems=outcome.problems, monitoring=outcome.monitoring, autoscaling=words
+            service=service,
+            rollout=outcome.rollout,
+            problems=outcome.problems,
+            monitoring=outcome.monitoring,
+            autoscaling=words,
+            redis_serves=outcome.redis_serves,
         )
         await self._report(key, seen, status.report(facts, now=self.now()))
         for trouble in (*outcome.problems, outcome.monitoring):
@@ -74,6 +79,7 @@ class Reconciler:
         if decision.desired != current:
             await self.cluster.scale(outcome.deployment, decision.desired)
             self.monitor.scaled(key, before=current, after=decision.desired)
+            await self.recorder.tell(outcome.service, [scaled(before=current, after=decision.desired, why=decision.sentence)])
         return self.monitor.tell(key, decision)
 
     async def _report(self, key: Key, seen: Observed, report: InferenceServiceStatus) -> None:

@@ -36,10 +36,12 @@ MODEL_LOADING = "Loading"
 FOLLOWING_LOAD = "FollowingLoad"
 CRD_NOT_INSTALLED = "CRDNotInstalled"
 MONITORED = "ServiceMonitorApplied"
+CACHE_SERVES = "RedisServes"
+REDIS_NOT_READY = "RedisNotReady"
 NOT_SCALING = ("MetricsUnavailable", "NoReadyReplicas", CONFLICTING)
 
 PROGRESSING = "Progressing"
-NO_EVENT = {STARTING, ROLLING_OUT, COMPLETE, PROGRESSING, PAUSED}
+NO_EVENT = {STARTING, ROLLING_OUT, COMPLETE, PROGRESSING, PAUSED, "NoReadyReplicas"}
 """Reasons that tell no trouble."""
 
 NEXT_STEP = {
@@ -49,6 +51,7 @@ NEXT_STEP = {
     FIELD_CONFLICT: "Make that writer leave the field alone; what should change is changed in this InferenceService.",
     FORBIDDEN: "Grant the permission or lift the policy; it is tried again by itself.",
     CRD_NOT_INSTALLED: "Install the Prometheus operator, or set spec.monitoring.enabled to false; the service itself lacks nothing.",
+    REDIS_NOT_READY: "If it lasts, see `kubectl describe pods -l app.kubernetes.io/name=millrace-redis`.",
     "QuotaExceeded": "Raise the quota or ask for less; it is tried again by itself.",
     "PodsRefused": "The cluster's policy refuses the pods; it is tried again by itself.",
     "ImagePullBackOff": "Correct spec.image or spec.model.source, or name the registry's credentials in spec.imagePullSecrets.",
@@ -91,6 +94,8 @@ class Facts:
     monitoring: Trouble | None = None
     """What keeps Prometheus from finding the replicas; none of the other conditions looks at it."""
     autoscaling: AutoscalingStatus | None = None
+    redis_serves: bool | None = None
+    """None without a Redis of the service's own."""
 
     @property
     def wanted(self) -> int:
@@ -202,6 +207,8 @@ def _answers(facts: Facts) -> list[Answer]:
     answers = [] if facts.stepping else [_ready(facts), _reconciling(facts), _stalled(facts), _model_loaded(facts)]
     if facts.autoscaling is not None:
         answers.append(_scaling_active(facts.autoscaling))
+    if facts.redis_serves is not None:
+        answers.append(_cache_degraded(serves=facts.redis_serves))
     if facts.service.spec.monitoring.enabled:
         answers.append(_monitoring_ready(facts))
     return answers
@@ -257,6 +264,13 @@ def _scaling_active(words: AutoscalingStatus) -> Answer:
     if cause in NOT_SCALING:
         return Answer("ScalingActive", "False", cause, f"{sentence}. {NEXT_STEP[cause]}" if cause in NEXT_STEP else sentence)
     return Answer("ScalingActive", "True", FOLLOWING_LOAD)
+
+
+def _cache_degraded(*, serves: bool) -> Answer:
+    if serves:
+        return Answer("CacheDegraded", "False", CACHE_SERVES)
+    message = f"the service's Redis is not ready; answers are computed anew, and nothing fails. {NEXT_STEP[REDIS_NOT_READY]}"
+    return Answer("CacheDegraded", "True", REDIS_NOT_READY, message)
 
 
 def _monitoring_ready(facts: Facts) -> Answer:

@@ -84,3 +84,22 @@ def test_the_log_of_the_operator_holds_no_password(api: Api, shared_operator: Pr
     api.create(cpu_service(cache=OWN))
     eventually(lambda: has_redis(api) and api.is_complete(), "Redis and its Secret exist")
     assert "redis://" not in shared_operator.log.read_text()
+
+
+def test_a_redis_that_is_not_ready_is_told_and_lowers_nothing(api: Api, shared_operator: Process) -> None:
+    def pods() -> list[Manifest]:
+        path = f"/api/v1/namespaces/{api.namespace}/pods"
+        found = api.client.get(path, params={"labelSelector": "app.kubernetes.io/name=millrace-redis"}).json()["items"]
+        return list(found)
+
+    api.create(cpu_service(cache=OWN))
+    eventually(lambda: has_redis(api) and api.condition("CacheDegraded") == ("True", "RedisNotReady"), "it is told")
+    assert "nothing fails" in api.message("CacheDegraded")
+    assert api.condition("Stalled") == ("False", "Progressing")
+    eventually(pods, "its pod exists")
+    # There is no kubelet to say so.
+    serving = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+    api.patch(f"/api/v1/namespaces/{api.namespace}/pods/{pods()[0]['metadata']['name']}/status", {"status": serving})
+    eventually(lambda: api.condition("CacheDegraded") == ("False", "RedisServes"), "its return is told")
+    api.edit({"spec": {"cache": {"type": "memory"}}})
+    eventually(lambda: api.condition("CacheDegraded") == ("", ""), "without a Redis there is nothing to tell")

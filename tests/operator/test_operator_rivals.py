@@ -26,6 +26,12 @@ def add(api: Api, wanted: Manifest) -> None:
     assert api.client.post(path, json=wanted).status_code == 201
 
 
+def events(api: Api) -> dict[str, str]:
+    """Reason → note."""
+    found = api.client.get(f"/apis/events.k8s.io/v1/namespaces/{api.namespace}/events").json()["items"]
+    return {each["reason"]: each["note"] for each in found}
+
+
 def scale(api: Api, replicas: int) -> None:
     api.patch(f"{api.path('deployments', 'chat')}/scale", {"spec": {"replicas": replicas}})
 
@@ -37,6 +43,7 @@ def test_a_deployment_with_another_autoscaler_is_left_to_it_until_that_is_gone(a
     eventually(lambda: api.condition("ScalingActive") == ("False", "ConflictingAutoscaler"), "the conflict is told")
     assert "HorizontalPodAutoscaler 'theirs' scales the Deployment as well" in api.message("ScalingActive")
     assert "spec.autoscaling.mode" in api.message("ScalingActive")
+    assert "ConflictingAutoscaler" in events(api)
     scale(api, 9)
     passes = operator.passes()
     operator.wait_for_passes(int(passes) + 3)
@@ -44,6 +51,9 @@ def test_a_deployment_with_another_autoscaler_is_left_to_it_until_that_is_gone(a
     api.delete(api.path("horizontalpodautoscalers", "theirs"))
     eventually(lambda: api.is_replicas(4), "ours keeps the bounds again")
     eventually(lambda: api.condition("ScalingActive")[1] != "ConflictingAutoscaler", "nothing is told any more")
+    eventually(
+        lambda: "from 9 to 4 replicas: 9 replicas are outside of 2 to 4" in events(api).get("ScaledDown", ""), "and an Event tells it"
+    )
 
 
 @pytest.mark.parametrize("other", [rival(target="another"), rival(kind="StatefulSet")])
