@@ -51,9 +51,8 @@ def test_a_deployment_with_another_autoscaler_is_left_to_it_until_that_is_gone(a
     api.delete(api.path("horizontalpodautoscalers", "theirs"))
     eventually(lambda: api.is_replicas(4), "ours keeps the bounds again")
     eventually(lambda: api.condition("ScalingActive")[1] != "ConflictingAutoscaler", "nothing is told any more")
-    eventually(
-        lambda: "from 9 to 4 replicas: 9 replicas are outside of 2 to 4" in events(api).get("ScaledDown", ""), "and an Event tells it"
-    )
+    told = "from 9 to 4 replicas: 9 replicas are outside of 2 to 4"
+    eventually(lambda: told in events(api).get("ScaledDown", ""), "and an Event tells it")
 
 
 @pytest.mark.parametrize("other", [rival(target="another"), rival(kind="StatefulSet")])
