@@ -1,5 +1,6 @@
 """What an overloaded server still does, and what a soak does to its memory: one panel each. Plain SVG."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from html import escape
 
@@ -18,8 +19,8 @@ MEBIBYTE = 2**20
 def draw_overload(capacity: float, overloads: Sequence[Overload], *, caption: str) -> str:
     """Bars: what was offered, split into good answers, refusals and those that came too late, as shares of the capacity."""
     parts = list(_frame("Answers under load, as shares of the capacity", caption))
-    top, step = scale(max(each.offered_per_second for each in overloads) / capacity)
-    parts += _grid(top, step, lambda value: f"{value * 100:.0f} %")
+    top = math.ceil(2 * max(each.offered_per_second for each in overloads) / capacity) / 2
+    parts += _grid(top, 0.5, lambda value: f"{value * 100:.0f} %")
     group = (WIDTH - LEFT - 30) / len(overloads)
     for place, each in enumerate(overloads):
         x, base = LEFT + (place + 0.25) * group, 0.0
@@ -32,9 +33,13 @@ def draw_overload(capacity: float, overloads: Sequence[Overload], *, caption: st
         share, y = f"{each.good_per_second / capacity:.0%}", _y(each.good_per_second / capacity, top) + 16
         parts.append(f'<text class="value" x="{middle:.1f}" y="{y:.1f}" style="fill: #fff">{share}</text>')
         parts.append(f'<text class="value" x="{middle:.1f}" y="{HEIGHT - BOTTOM + 18}">{each.load:g} × capacity</text>')
-        waits = f"answer p50 {each.answer_p50_seconds:.2f} s" if each.answer_p50_seconds else "no answer"
-        told = f", refused in {each.refusal_p99_ms:.0f} ms (p99)" if each.refusal_p99_ms is not None else ""
-        parts.append(f'<text class="small" text-anchor="middle" x="{middle:.1f}" y="{HEIGHT - BOTTOM + 38}">{waits}{told}</text>')
+        notes = [
+            f"answer p50 {each.answer_p50_seconds:.2f} s" if each.answer_p50_seconds else "no answer",
+            f"refusal p99 {each.refusal_p99_ms:.0f} ms" if each.refusal_p99_ms is not None else "none refused",
+        ]
+        for line, words in enumerate(notes):
+            y = HEIGHT - BOTTOM + 36 + 16 * line
+            parts.append(f'<text class="small" text-anchor="middle" x="{middle:.1f}" y="{y}">{words}</text>')
     for index, (color, words) in enumerate(((GOOD, "whole answers in time"), (LATE, "too late"), (REFUSED, "refused at once"))):
         x = LEFT + 180 * index
         parts.append(f'<rect x="{x}" y="56" width="12" height="12" fill="{color}"/><text class="small" x="{x + 18}" y="67">{words}</text>')

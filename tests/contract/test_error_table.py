@@ -60,7 +60,6 @@ class Walk:
                 stack.enter_context(Wire(self.server)).send(head + body)
             self.wait(in_system=requests)
             yield
-        self.wait(in_system=0)
 
     def wait(self, *, in_system: int) -> None:
         self.server.wait_for(lambda: (load := self.server.load())["running"] + load["queued"] == in_system)
