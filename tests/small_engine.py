@@ -54,12 +54,14 @@ class SmallEngine:
         prefix_tokens: int = 0,
         reserve: Callable[[int], int] = lambda tokens: tokens,
         compile_schema: Callable[[str], TokenMask] | None = None,
+        share: LongPromptShare | None = None,
     ) -> None:
         self.now = 0.0
         self.steps: list[Step] = []
         self.inbox: Inbox = queue.SimpleQueue()
         limits = Limits(slots=slots, tokens_per_step=tokens_per_step, kv_tokens=kv_tokens, prefix_tokens=prefix_tokens, company_seconds=0)
-        self.scheduler = Scheduler(limits, reserve=reserve, share=LongPromptShare(most=tokens_per_step), eos_token_ids=eos_token_ids)
+        share = share or LongPromptShare(most=tokens_per_step)
+        self.scheduler = Scheduler(limits, reserve=reserve, share=share, eos_token_ids=eos_token_ids)
         self._loop = Loop(
             self.scheduler,
             runner,

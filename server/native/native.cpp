@@ -137,11 +137,12 @@ struct Together {
 struct Step {
   const Team *team;
   const Model *model;
+  int64_t begin, end;  // layers that are computed; the head too when there are samples
   int64_t tokens, segments, places, samples;
   const Segment *segment;
   bf16 *const *keys, *const *values;  // [layers, places]
   const int64_t *sampled;             // [samples]: the tokens whose logits are wanted
-  float *x;                           // [tokens, hidden]: embeddings at first
+  float *x;                           // [tokens, hidden]: embeddings, or what the layers before `begin` made of them; becomes that of `end`
   const float *cosines, *sines;       // [tokens, size]
   float *normal;                      // [tokens, hidden]
   float *query, *key, *value;         // [tokens, heads * size], [tokens, kv_heads * size] twice
@@ -339,7 +340,7 @@ template <class Kernel> struct Walk : Worker {
   }
 
   void run() {
-    for (int64_t index = 0; index < model.layers; index++) {
+    for (int64_t index = step.begin; index < step.end; index++) {
       const Layer &layer = model.layer[index];
       norm(layer.attention_norm);
       project(layer);

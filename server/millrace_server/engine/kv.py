@@ -318,7 +318,7 @@ class KVCache:
     def end(self, chunks: Iterable[Chunk]) -> None:
         """A step was computed: completed blocks are stored, and sequences whose prompt is complete join a lane."""
         for chunk in chunks:
-            for index, key in chunk.keep:
+            for index, key in chunk.keep if chunk.is_last_part else ():
                 self._blocks[key] = self._row(chunk.sequence).block(index)
             if chunk.samples and (row := self._rows.pop(chunk.sequence, None)):
                 self._settle(chunk.sequence, row, length=chunk.end)

@@ -86,7 +86,7 @@ class Step(Structure):
     _fields_ = [
         ("team", POINTER(_Team)),
         ("model", POINTER(Model)),
-        *((name, c_int64) for name in ("tokens", "segments", "places", "samples")),
+        *((name, c_int64) for name in ("begin", "end", "tokens", "segments", "places", "samples")),
         ("segment", POINTER(Segment)),
         ("keys", POINTER(c_void_p)),
         ("values", POINTER(c_void_p)),

@@ -70,7 +70,7 @@ def proven(
         [expected_place] = kv.places(step.kv_shape, step.layers)
         _begin(kv, ids)
         [place] = places = kv.places(step.kv_shape, step.layers)
-        logits = step.run(ids, every + first, every, places)
+        logits = step.run(step.embed(ids), every + first, every, places)
         for layer in range(step.layers):
             if abs(heard.queries[layer] - near.queries[layer]) > QUERY_TOLERANCE * near.queries[layer]:
                 raise Unsuitable(f"the queries of layer {layer} grow with their position")

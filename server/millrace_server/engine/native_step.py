@@ -63,14 +63,20 @@ class NativeStep:
         """Key-value heads, and the size of one."""
         return int(self._model.kv_heads), int(self._model.size)
 
-    def run(self, ids: Tensor, positions: Tensor, sampled: Tensor, places: list[Place]) -> Tensor:
-        """Token ids and positions [tokens], in the order of `places`, into which keys and values are written. Returns the logits of the
-        tokens `sampled`, [sampled, vocabulary]. Raises ValueError when the places are not those of so many tokens.
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token ids [tokens] → what the first layer begins with, float32 [tokens, hidden]."""
+        embedded: Tensor = self._embed(ids).float()
+        return embedded
+
+    def run(self, x: Tensor, positions: Tensor, sampled: Tensor, places: list[Place], *, layers: range | None = None) -> Tensor:
+        """Take `x` [tokens, hidden] through the layers (all), in place. Its positions [tokens] are in the order of `places`, into which
+        keys and values are written. Returns the logits of the tokens `sampled`, [sampled, vocabulary], which must be none before the
+        last layer. Raises ValueError when the places are not those of so many tokens.
         """
         shape = self._model
-        x = self._embed(ids).float()
+        layers = range(self.layers) if layers is None else layers
         cosines, sines = (part[0].contiguous() for part in self._rotate(x[None], positions[None]))
-        tokens, samples = len(ids), len(sampled)
+        tokens, samples = len(x), len(sampled)
         segments, longest = _segments(places, row=shape.kv_heads * shape.size, tokens=tokens)
         blocks = -(-longest // native.BLOCK)
         if blocks == 1 or tokens > TOKENS_TO_SPLIT * self._library.threads:
@@ -87,6 +93,8 @@ class NativeStep:
             native.Step(
                 self._library.team,
                 ctypes.pointer(shape),
+                layers.start,
+                layers.stop,
                 tokens,
                 len(segments),
                 len(places),

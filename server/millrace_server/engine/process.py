@@ -138,7 +138,7 @@ def serve(settings: EngineSettings, front: Front) -> NoReturn:
             prefix_tokens=int(runner.kv_tokens * PREFIX_SHARE),
             company_seconds=settings.batch_timeout_ms / 1000,
         )
-        share = LongPromptShare(most=tokens_per_step)
+        share = LongPromptShare(most=tokens_per_step, stages=runner.stages)
         scheduler = Scheduler(limits, reserve=runner.reserve, share=share, eos_token_ids=facts.eos_token_ids, revision=served_revision)
         return Loop(
             scheduler,

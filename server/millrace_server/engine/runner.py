@@ -20,7 +20,7 @@ from millrace_server.engine.kv import LANE_SLACK, KVCache, Rules
 from millrace_server.engine.messages import Submit
 from millrace_server.engine.native_proof import Listener
 from millrace_server.engine.native_step import NativeStep, Unsuitable
-from millrace_server.engine.scheduler import Chunk
+from millrace_server.engine.scheduler import WHOLE, Chunk
 from millrace_server.engine.sequence import INVALID_TOKEN, Choice, Sequence
 
 ATTENTION = "slot"
@@ -53,6 +53,8 @@ class Runner:
         self._keeps_last = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._attach(self._kv)
         self._step = self._compiled_step()
+        self._begun: dict[Sequence, Tensor] = {}
+        """What the layers so far have made of each sequence's chunk, [tokens, hidden], if it is computed in stages."""
         self.bytes_per_token = self._measure()
         """Of keys and values."""
         self.kv_tokens = int(free_memory * KV_SHARE) // (self.bytes_per_token * LANE_SLACK)
@@ -68,6 +70,11 @@ class Runner:
     def reserve(self, tokens: int) -> int:
         """KV tokens that a sequence of so many tokens occupies, with room for the next one."""
         return self._kv.capacity(tokens + 1)
+
+    @property
+    def stages(self) -> int:
+        """Into which the computation of a chunk can be divided: the layers, where the compiled library computes them."""
+        return 1 if self._step is None else self._step.layers
 
     def run(self, chunks: tuple[Chunk, ...]) -> list[Choice]:
         """Compute the chunks. Returns the choice of each one that samples, in the given order.
@@ -96,6 +103,7 @@ class Runner:
     @torch.inference_mode()  # type: ignore[untyped-decorator]
     def release(self, sequence: Sequence) -> None:
         """Forget a sequence's keys and values."""
+        self._begun.pop(sequence, None)
         self._kv.release(sequence)
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
@@ -105,6 +113,7 @@ class Runner:
 
     def reset(self) -> None:
         """Drop all keys and values: every sequence must be computed anew."""
+        self._begun.clear()
         self._kv.clear()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
@@ -115,13 +124,35 @@ class Runner:
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
     def _run(self, chunks: tuple[Chunk, ...]) -> list[Choice]:
-        laid_out = self._kv.begin(chunks)
+        laid_out, logits, begun = self._compute(chunks)
         sequences = [chunk.sequence for chunk in laid_out if chunk.samples]
-        logits = self._logits(*self._inputs(laid_out))
         chosen = sampling.sample(logits, sequences, eos_token_ids=self.facts.eos_token_ids) if sequences else []
         choices = dict(zip(sequences, chosen, strict=True))
         self._kv.end(laid_out)
+        self._begun |= begun
         return [choices[chunk.sequence] for chunk in chunks if chunk.samples]
+
+    def _compute(self, chunks: tuple[Chunk, ...]) -> tuple[list[Chunk], Tensor, dict[Sequence, Tensor]]:
+        """The chunks in the order of their tokens, the logits of those that sample, and what to keep of those that are not complete."""
+        laid_out = self._kv.begin(chunk for chunk in chunks if chunk.stages == WHOLE)
+        logits = [self._logits(*self._inputs(laid_out))] if laid_out else []
+        begun: dict[Sequence, Tensor] = {}
+        for chunk in chunks:
+            if chunk.stages != WHOLE:
+                laid_out += self._kv.begin((chunk,))
+                begun[chunk.sequence], found = self._some_layers(chunk)
+                logits.append(found)
+        return laid_out, logits[0] if len(logits) == 1 else torch.cat(logits), begun
+
+    def _some_layers(self, chunk: Chunk) -> tuple[Tensor, Tensor]:
+        """What the layers of this step make of the chunk [tokens, hidden], and the logits of its last token if it samples."""
+        if self._step is None:
+            raise ValueError(f"{chunk.stages} of a model that is computed in one")
+        (ids, positions), last = self._inputs((chunk,))
+        # A copy, for the step may be repeated.
+        x = self._begun[chunk.sequence].clone() if chunk.stages.begin else self._step.embed(ids)
+        layers = range(chunk.stages.begin, chunk.stages.end)
+        return x, self._step.run(x, positions, last, self._kv.places(self._step.kv_shape, self._step.layers), layers=layers)
 
     def _inputs(self, chunks: Iterable[Chunk]) -> tuple[Tensor, Tensor]:
         """Token ids and positions [2, tokens], and which of the tokens are the last ones of chunks that sample."""
@@ -150,7 +181,7 @@ class Runner:
         if self._step is None:
             return self._forward(inputs, last)
         ids, positions = inputs
-        return self._step.run(ids, positions, last, self._kv.places(self._step.kv_shape, self._step.layers))
+        return self._step.run(self._step.embed(ids), positions, last, self._kv.places(self._step.kv_shape, self._step.layers))
 
     def _forward(self, inputs: Tensor, last: Tensor) -> Tensor:
         ids, positions = inputs[:, None]

@@ -1,14 +1,15 @@
 """Who runs in the next step, and how much of each: pure decisions. No torch, no thread, no clock (`now` is an argument).
 
 Every step has one budget of tokens. Sequences that generate come first, one token each; the rest goes to prompts, in chunks. A prompt
-that takes more than a step yields to those who generate, so that they hardly notice it. Requests join at every step and leave at the
-end of one. Memory is promised to nobody: when the running ones outgrow it, the one that ranks last gives its place up and is computed
-again later.
+that takes more than a step yields to those who generate, so that they hardly notice it: a step computes a few tokens of it, or a few
+stages of a chunk where the runner can divide one. Requests join at every step and leave at the end of one. Memory is promised to
+nobody: when the running ones outgrow it, the one that ranks last gives its place up and is computed again later.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as Ordered
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from millrace_server.engine.messages import Output
 from millrace_server.engine.prefixes import BLOCK_TOKENS, PrefixIndex
@@ -36,9 +37,20 @@ class Limits:
     """How long an idle engine waits for company at most."""
 
 
+class Stages(NamedTuple):
+    """Those from `begin` up to `end`, out of all that a chunk needs."""
+
+    begin: int
+    end: int
+    all: int
+
+
+WHOLE = Stages(0, 1, 1)
+
+
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """`length` tokens of a sequence from position `start`, computed in one step."""
+    """`length` tokens of a sequence from position `start`, computed in one step, or in several, a few stages in each."""
 
     sequence: Sequence
     start: int
@@ -47,6 +59,8 @@ class Chunk:
     """Stored blocks with which the sequence begins; set in its first chunk, which starts where they end."""
     keep: tuple[tuple[int, bytes], ...] = ()
     """Index and key of the blocks that this chunk completes, to be stored."""
+    stages: Stages = WHOLE
+    """The ones of this step."""
 
     @property
     def generates(self) -> bool:
@@ -60,7 +74,17 @@ class Chunk:
     @property
     def samples(self) -> bool:
         """Whether the chunk reaches the sequence's end, so that the next token can be sampled."""
-        return self.end == len(self.sequence.tokens)
+        return self.is_last_part and self.end == len(self.sequence.tokens)
+
+    @property
+    def is_last_part(self) -> bool:
+        """Whether this step completes the chunk."""
+        return self.stages.end == self.stages.all
+
+    @property
+    def work(self) -> float:
+        """Of this step, in tokens."""
+        return self.length * (self.stages.end - self.stages.begin) / self.stages.all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +104,8 @@ class Plan:
 class Scheduler:
     """The queue and the running batch.
 
-    `reserve(tokens)` says how much of `kv_tokens` a sequence of so many tokens occupies; `share`, how many tokens of long prompts a step
-    may hold while others generate.
+    `reserve(tokens)` says how much of `kv_tokens` a sequence of so many tokens occupies; `share`, how much of a long prompt a step may
+    compute while others generate.
     """
 
     def __init__(
@@ -104,6 +128,8 @@ class Scheduler:
         self.waiting = WaitingQueue()
         self.running: list[Sequence] = []
         self.prefixes = PrefixIndex(revision=revision)
+        self._begun: dict[Sequence, Chunk] = {}
+        """The last part of each chunk that is not complete."""
         self._distrusted: tuple[bytes, ...] = ()
         self._reserve = reserve
         self._share = share
@@ -159,6 +185,10 @@ class Scheduler:
         for chunk in chunks:
             if chunk.samples:
                 sampling.append(chunk.sequence)
+            if not chunk.is_last_part:
+                self._begun[chunk.sequence] = chunk
+                continue
+            self._begun.pop(chunk.sequence, None)
             chunk.sequence.computed = chunk.end
             for _, key in chunk.keep:
                 self.prefixes.store(key)
@@ -169,12 +199,13 @@ class Scheduler:
         self._good_steps += 1
         if self.cap < self.limits.slots and self._good_steps % RECOVERY_STEPS == 0:
             self.cap += 1
-        generating = long_tokens = other_tokens = 0
+        generating = other_tokens = 0
+        long_tokens = 0.0
         for chunk in chunks:
             if chunk.generates:
                 generating += 1
             elif chunk.sequence.is_long:
-                long_tokens += chunk.length
+                long_tokens += chunk.work
             else:
                 other_tokens += chunk.length
         self._share.observe(generating=generating, long_tokens=long_tokens, other_tokens=other_tokens, seconds=seconds)
@@ -217,6 +248,7 @@ class Scheduler:
         )
 
     def _remove(self, sequence: Sequence) -> None:
+        self._begun.pop(sequence, None)
         if sequence in self.running:
             self.running.remove(sequence)
             self.prefixes.withdraw(sequence)
@@ -240,28 +272,50 @@ class Scheduler:
         budget = self.limits.tokens_per_step
         prompts: list[Sequence] = []
         for running in self.running:
-            if running.computed and running.pending == 1:
+            if running.computed and running.pending == 1 and running not in self._begun:
                 yield self._chunk(running, 1)
                 budget -= 1
             else:
                 prompts.append(running)
-        for_long = min(budget, self._share.tokens) if len(prompts) < len(self.running) else budget
+        yields = len(prompts) < len(self.running)
+        for_long = self._share.length if yields else budget
         candidates = self._each_prompt(prompts)
         while budget > 0 and (sequence := next(candidates, None)):
-            if not sequence.computed and self._is_worth_waiting(sequence):
-                continue
-            reuse = () if sequence.computed else self.prefixes.reuse(sequence)
-            left = sequence.pending - len(reuse) * BLOCK_TOKENS
-            if not sequence.computed:
-                sequence.is_long = left > self.limits.tokens_per_step
-            length = min(left, budget, for_long if sequence.is_long else budget)
-            if length > 0:
-                budget -= length
-                for_long -= length if sequence.is_long else 0
-                if not sequence.computed:
-                    self.prefix_queries += len(sequence.tokens)
-                    self.prefix_hits += len(reuse) * BLOCK_TOKENS
-                yield self._chunk(sequence, length, reuse)
+            chunk = self._next_chunk(sequence, budget, for_long)
+            if chunk and chunk.length <= budget:
+                budget -= chunk.length
+                if sequence.is_long and yields:
+                    chunk, for_long = self._part(chunk), 0
+                yield chunk
+
+    def _next_chunk(self, sequence: Sequence, budget: int, for_long: int) -> Chunk | None:
+        """Of a prompt, within the budget, and of `for_long` tokens at most if it is a long one, or what is left of one that was begun. None
+        when it must wait.
+        """
+        begun = self._begun.get(sequence)
+        if begun:
+            return (
+                replace(begun, reuse=(), stages=begun.stages._replace(begin=begun.stages.end, end=begun.stages.all)) if for_long else None
+            )
+        if not sequence.computed and self._is_worth_waiting(sequence):
+            return None
+        reuse = () if sequence.computed else self.prefixes.reuse(sequence)
+        left = sequence.pending - len(reuse) * BLOCK_TOKENS
+        if not sequence.computed:
+            sequence.is_long = left > self.limits.tokens_per_step
+        length = min(left, budget, for_long if sequence.is_long else budget)
+        if length == 0:
+            return None
+        if not sequence.computed:
+            self.prefix_queries += len(sequence.tokens)
+            self.prefix_hits += len(reuse) * BLOCK_TOKENS
+        return self._chunk(sequence, length, reuse)
+
+    def _part(self, chunk: Chunk) -> Chunk:
+        """No more than a long prompt's share of it."""
+        begin = chunk.stages.begin
+        end = begin + self._share.stages_of(chunk.length)
+        return chunk if end >= self._share.stages else replace(chunk, stages=Stages(begin, end, self._share.stages))
 
     def _is_worth_waiting(self, sequence: Sequence) -> bool:
         """Whether another is just computing what this one needs next, and will not be slower than this one by itself."""

@@ -13,10 +13,11 @@ import fake_model
 from millrace_server.engine import native, native_step
 from millrace_server.engine.kv import Span
 from millrace_server.engine.runner import Runner
-from millrace_server.engine.scheduler import Chunk
+from millrace_server.engine.scheduler import Chunk, Stages
 from millrace_server.engine.sequence import Sequence
+from millrace_server.engine.share import LongPromptShare
 from millrace_server.settings import DType
-from small_engine import load, request
+from small_engine import SmallEngine, load, request
 
 SHAPE = {"hidden_size": 64, "intermediate_size": 112, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32}
 KIND: dict[str, tuple[str, dict[str, Any]]] = {
@@ -84,9 +85,9 @@ def sequence(length: int, *, seed: int) -> Sequence:
 @torch.inference_mode()  # type: ignore[untyped-decorator]
 def logits(runner: Runner, chunks: tuple[Chunk, ...]) -> dict[Sequence, Tensor]:
     """Of the chunks that sample, by one step."""
-    laid_out = runner._kv.begin(chunks)
-    found = runner._logits(*runner._inputs(laid_out))
+    laid_out, found, begun = runner._compute(chunks)
     runner._kv.end(laid_out)
+    runner._begun |= begun
     return dict(zip([chunk.sequence for chunk in laid_out if chunk.samples], found, strict=True))
 
 
@@ -139,6 +140,57 @@ def test_a_sequence_does_not_depend_on_its_batch_mates_nor_on_its_chunks(runner:
             assert torch.equal(torch.stack(one), torch.stack(other))
 
 
+def test_a_prompt_does_not_depend_on_the_steps_that_its_layers_are_computed_in(runner: Runner) -> None:
+    mate, divided = sequence(30, seed=1), sequence(90, seed=2)
+    expected = [walk(runner, [sequence(length, seed=seed)], size=200, tokens=20)[0] for length, seed in ((30, 1), (90, 2))]
+    found: dict[Sequence, list[Tensor]] = {mate: [], divided: []}
+    layers = runner.stages
+    chunks = [(start, min(32, 90 - start)) for start in range(0, 90, 32)]
+    parts = [(chunk, layer) for chunk in chunks for layer in range(layers)]
+    for step, ((start, length), layer) in enumerate(parts):
+        beside = Chunk(mate, 0, 30) if step == 0 else Chunk(mate, 29 + step, 1)
+        part = Chunk(divided, start, length, stages=Stages(layer, layer + 1, layers))
+        runner._compute((beside, part))  # as of a step that fails afterwards
+        for each, row in logits(runner, (beside, part)).items():
+            found[each].append(row)
+            each.tokens.append(len(each.tokens) * 31 % fake_model.BYTES)
+    assert (len(found[mate]), len(found[divided])) == (len(parts), 1)
+    for each, whole in ((mate, expected[0]), (divided, expected[1])):
+        assert torch.equal(torch.stack(found[each]), torch.stack(whole[: len(found[each])]))
+        runner.release(each)
+    assert not runner._begun
+
+
+def test_long_prompts_beside_others_are_answered_as_if_they_were_alone(tmp_path: Path) -> None:
+    """By the whole engine: computed layer by layer, one of them left in between, with a beginning that others reuse."""
+    runner = load(save(("Llama", {"num_hidden_layers": 6}), tmp_path), dtype=DType.bfloat16)
+    assert runner.stages == 6
+    shared = sequence(70, seed=1).tokens
+    asked = [
+        request("short", sequence(9, seed=2).tokens, max_tokens=200),
+        request("long", [*shared, *sequence(50, seed=3).tokens], max_tokens=20),
+        request("left", sequence(100, seed=4).tokens),
+        request("alike", [*shared, *sequence(40, seed=5).tokens], max_tokens=20),
+    ]
+    alone = {}
+    for each in asked:
+        solo = SmallEngine(runner, tokens_per_step=16)
+        solo.submit(each)
+        solo.finish()
+        alone[each.request_id] = solo.tokens(each.request_id)
+    engine = SmallEngine(runner, tokens_per_step=16, prefix_tokens=500, share=LongPromptShare(most=3, stages=6))
+    engine.submit(asked[0])
+    engine.step(2)
+    engine.submit(*asked[1:])
+    engine.step(5)
+    assert runner._begun, "nothing is computed stage by stage"
+    engine.cancel("left")
+    engine.finish()
+    assert {name: engine.tokens(name) for name in alone if name != "left"} == {name: alone[name] for name in alone if name != "left"}
+    assert not runner._begun
+    runner.reset()
+
+
 def test_more_threads_than_cores_compute_the_same(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = walk(runner, [sequence(40, seed=1), sequence(9, seed=2)], size=16)
     library = runner._step._library
@@ -172,7 +224,7 @@ def test_places_that_would_not_hold_the_tokens_are_refused(runner: Runner) -> No
     beyond = place._replace(spans=[Span(9, place.capacity - 8, 0)])
     for places, why in (([beyond], "a place of 64 tokens"), ([], "places for 0 tokens"), ([place, place], "places for 18 tokens")):
         with pytest.raises(ValueError, match=why):
-            step.run(ids, torch.arange(9), ids[:1], places)
+            step.run(step.embed(ids), torch.arange(9), ids[:1], places)
     runner.release(mine)
 
 

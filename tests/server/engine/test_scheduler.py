@@ -28,11 +28,12 @@ def scheduler(
     prefix_tokens: int = 0,
     company_seconds: float = 0,
     eos: Iterable[int] = (),
+    stages: int = 1,
 ) -> Scheduler:
     limits = Limits(
         slots=slots, tokens_per_step=tokens_per_step, kv_tokens=kv_tokens, prefix_tokens=prefix_tokens, company_seconds=company_seconds
     )
-    return Scheduler(limits, reserve=lambda tokens: tokens, share=LongPromptShare(most=BESIDE), eos_token_ids=eos)
+    return Scheduler(limits, reserve=lambda tokens: tokens, share=LongPromptShare(most=BESIDE, stages=stages), eos_token_ids=eos)
 
 
 def sequence(name: str, prompt: int | list[int] = 4, max_tokens: int = 3, *, arrived: float = 0, **fields: Any) -> Sequence:  # noqa: ANN401
@@ -229,6 +230,50 @@ def test_a_prompt_of_many_steps_yields_to_those_who_generate_and_a_short_one_doe
     assert lengths(one.schedule(now=0)) == {"generates": 1, "long": BESIDE, "short": 10}
 
 
+def test_a_prompt_of_many_steps_is_computed_stage_by_stage_where_the_runner_can() -> None:
+    one = scheduler(tokens_per_step=16, stages=6)  # so a chunk is of BESIDE * 6 / 2 tokens, of which a step computes two stages
+    one.add(sequence("generates", 4, 50), now=0)
+    commit(one, one.schedule(now=0))
+    one.add(sequence("long", 20), now=0)
+    seen = []
+    for _ in range(9):
+        plan = one.schedule(now=0)
+        generating, long = plan.chunks
+        assert (generating.length, long.samples) == (1, False)
+        seen.append((long.start, long.length, *long.stages))
+        commit(one, plan)
+    assert seen == [(start, 6, begin, begin + 2, 6) for start in (0, 6, 12) for begin in (0, 2, 4)]
+    assert one.running[1].generated == 0
+
+
+def test_what_is_left_of_a_chunk_is_computed_at_once_when_nobody_generates_any_more() -> None:
+    one = scheduler(tokens_per_step=16, stages=6)
+    one.add(sequence("generates", 4, 50), now=0)
+    commit(one, one.schedule(now=0))
+    one.add(sequence("long", 40), now=0)
+    commit(one, one.schedule(now=0))
+    one.cancel("generates")
+    [chunk] = (plan := one.schedule(now=0)).chunks
+    assert (chunk.start, chunk.length, *chunk.stages) == (0, 6, 2, 6, 6)
+    commit(one, plan)
+    assert lengths(one.schedule(now=0)) == {"long": 16}
+
+
+def test_a_chunk_whose_step_fails_is_computed_again_from_where_it_was_and_a_lost_one_from_its_beginning() -> None:
+    one = scheduler(tokens_per_step=16, stages=6)
+    one.add(sequence("generates", 4, 50), now=0)
+    commit(one, one.schedule(now=0))
+    one.add(sequence("long", 40), now=0)
+    commit(one, one.schedule(now=0))
+    first = one.schedule(now=0).chunks[1]
+    assert one.schedule(now=0).chunks[1] == first
+    assert first.stages == (2, 4, 6)
+    one.start_over()
+    for plan in (one.schedule(now=0), one.schedule(now=0)):
+        assert all(chunk.stages.begin == 0 for chunk in plan.chunks)
+        commit(one, plan)
+
+
 def test_an_equal_beginning_is_computed_once_and_waited_for_while_it_is_computed() -> None:
     one = scheduler(tokens_per_step=64, prefix_tokens=1000)
     shared = [7] * 100
@@ -325,21 +370,50 @@ class Memory:
 
     def __init__(self) -> None:
         self.blocks: dict[bytes, list[int]] = {}
+        self.begun: dict[Sequence, Chunk] = {}
+
+    def release(self, sequences: Iterable[Sequence]) -> None:
+        for each in sequences:
+            self.begun.pop(each, None)
 
     def compute(self, chunk: Chunk) -> None:
         each = chunk.sequence
         assert [token for key in chunk.reuse for token in self.blocks[key]] == each.tokens[: len(chunk.reuse) * BLOCK_TOKENS]
-        assert chunk.start == (each.computed or len(chunk.reuse) * BLOCK_TOKENS)
+        begun = self.begun.pop(each, None)
+        if chunk.stages.begin:
+            assert begun
+            assert (chunk.start, chunk.length, chunk.stages.begin, chunk.stages.all) == (begun.start, begun.length, *begun.stages[1:])
+            assert not chunk.reuse
+        else:
+            assert begun is None
+            assert chunk.start == (each.computed or len(chunk.reuse) * BLOCK_TOKENS)
+        if not chunk.is_last_part:
+            self.begun[each] = chunk
+            return
         for index, key in chunk.keep:
             self.blocks[key] = each.tokens[index * BLOCK_TOKENS : (index + 1) * BLOCK_TOKENS]
 
 
-@given(Arrivals, st.integers(1, 5), st.integers(10, 64), st.integers(140, 400), st.sampled_from([0, 64, 300]), st.randoms())
+@given(
+    Arrivals,
+    st.integers(1, 5),
+    st.integers(10, 64),
+    st.integers(140, 400),
+    st.sampled_from([0, 64, 300]),
+    st.sampled_from([1, 2, 30]),
+    st.randoms(),
+)
 @settings(max_examples=300)
 def test_every_history_ends_within_the_limits_and_leaves_nothing(
-    arrivals: list[dict[str, Any]], slots: int, tokens_per_step: int, kv_tokens: int, prefix_tokens: int, chance: random.Random
+    arrivals: list[dict[str, Any]],
+    slots: int,
+    tokens_per_step: int,
+    kv_tokens: int,
+    prefix_tokens: int,
+    stages: int,
+    chance: random.Random,
 ) -> None:
-    one = scheduler(slots=slots, tokens_per_step=tokens_per_step, kv_tokens=kv_tokens, prefix_tokens=prefix_tokens)
+    one = scheduler(slots=slots, tokens_per_step=tokens_per_step, kv_tokens=kv_tokens, prefix_tokens=prefix_tokens, stages=stages)
     memory = Memory()
     sequences = [
         sequence(
@@ -370,6 +444,7 @@ def test_every_history_ends_within_the_limits_and_leaves_nothing(
         assert plan.chunks or not one.running
         for key in plan.distrusted:
             memory.blocks.pop(key, None)
+        memory.release((*plan.expired, *plan.preempted))
         done = [chunk for chunk in plan.chunks if chance.random() < 0.9]  # the others' part of the step failed
         for chunk in done:
             memory.compute(chunk)
@@ -382,6 +457,7 @@ def test_every_history_ends_within_the_limits_and_leaves_nothing(
     assert one.occupied == 0
     assert len(memory.blocks) * BLOCK_TOKENS >= one.prefixes.tokens
     assert not vars(one.prefixes)["_computing"]
+    assert not vars(one)["_begun"]
     for each, made in zip(arrivals, sequences, strict=True):
         if each["cancelled"] is None and each["deadline"] is None and made.finish_reason != "error":
             assert (made.finish_reason, made.generated) == ("length", each["answer"])
