@@ -17,8 +17,6 @@ class Answer:
 
     status: int
     sent: float
-    first: float
-    """When the first byte of the answer came."""
     done: float
     events: int
     """SSE events, without `[DONE]`."""
@@ -43,17 +41,16 @@ class Client:
         writer.write(_request(path, body, deadline))
         try:
             answered = await reader.readuntil(b"\r\n\r\n")
-            first = time.monotonic()
             fields = answered.lower()
             rest = await (_chunks(reader) if b"transfer-encoding: chunked" in fields else _sized(reader, fields))
         except (asyncio.IncompleteReadError, ConnectionError):
             self.close()
-            return Answer(0, sent, time.monotonic(), time.monotonic(), 0, retry_after=False, failed=True)
+            return Answer(0, sent, time.monotonic(), 0, retry_after=False, failed=True)
         if b"connection: close" in fields:
             self.close()
         events = rest.count(EVENT) - rest.count(b"data: [DONE]")
         status = int(answered[9:12])
-        return Answer(status, sent, first, time.monotonic(), events, b"\nretry-after:" in fields, b'"error"' in rest)
+        return Answer(status, sent, time.monotonic(), events, b"\nretry-after:" in fields, b'"error"' in rest)
 
     async def leave(self, path: str, body: dict[str, Any], *, after: float) -> None:
         """Asks, and hangs up after so many seconds, whatever has come."""

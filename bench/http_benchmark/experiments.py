@@ -21,7 +21,7 @@ from http_benchmark.figures import (
     milliseconds,
     overload,
 )
-from http_benchmark.front import Server
+from http_benchmark.front import FRUGAL, MOCK, Server
 
 FRONT_CORE = 0
 SHORT = {"model": "bench", "prompt": "hello", "max_tokens": 1, "temperature": 1}
@@ -44,7 +44,7 @@ def throughput(model: Path, folder: Path, *, rounds: int, seconds: float) -> lis
     """The front on one core, client and mock engine on the others."""
     with (
         _beside_the_front(),
-        Server(model, folder, step_seconds=0, core=FRONT_CORE, settings={"MAX_CONCURRENT_REQUESTS": "1000"}) as server,
+        Server(model, folder, engine=MOCK, core=FRONT_CORE, settings={"MAX_CONCURRENT_REQUESTS": "1000"}) as server,
     ):
         asyncio.run(loads.closed(server.port, SHORT, clients=32, seconds=1))
         busy, lone = [], []
@@ -65,7 +65,7 @@ def streams(model: Path, folder: Path, *, rounds: int, seconds: float) -> list[R
     """64 streams beside `/health`, at the usual pace of a model and faster than the front can be asked to."""
     rows = []
     for pace, step in (("fast", FAST_STEP_SECONDS), ("usual", USUAL_STEP_SECONDS)):
-        with _beside_the_front(), Server(model, folder, step_seconds=step, slots=STREAMS, core=FRONT_CORE) as server:
+        with _beside_the_front(), Server(model, folder, engine=MOCK, step_seconds=step, slots=STREAMS, core=FRONT_CORE) as server:
             measured = [asyncio.run(_streamed(server, seconds)) for _ in range(rounds)]
         health = tuple(each[2] for each in measured)
         if pace == "fast":
@@ -93,13 +93,13 @@ async def _streamed(server: Server, seconds: float) -> tuple[float, float, float
 def cache(model: Path, folder: Path, *, rounds: int, prompts: int) -> list[Row]:
     """The real engine with the demo model: the first answer to a prompt, and the second."""
     ratios = []
-    with Server(model, folder, step_seconds=None) as server:
+    with Server(model, folder) as server:
         for number in range(rounds + 1):
             asked = [
                 {"model": "bench", "prompt": f"round {number}, prompt {each}:", "max_tokens": 64, "temperature": 0}
                 for each in range(prompts)
             ]
-            misses, hits = ([asyncio.run(Client(server.port).ask(loads.COMPLETIONS, body)) for body in asked] for _ in range(2))
+            misses, hits = (asyncio.run(loads.one_by_one(server.port, asked)) for _ in range(2))
             if number:  # the first one warms up
                 ratios.append(statistics.median(each.seconds for each in misses) / statistics.median(each.seconds for each in hits))
     return [Row(kind="cache", what="an answer from the model / from the cache", unit="×", rounds=tuple(ratios), goal=CACHE_GOAL)]
@@ -108,8 +108,12 @@ def cache(model: Path, folder: Path, *, rounds: int, prompts: int) -> list[Row]:
 def goodput(model: Path, folder: Path, *, seconds: float) -> tuple[float, list[Overload]]:
     """The capacity (whole answers per second of a closed loop that fills the slots), and what open loops of its multiples got."""
     settings = {"REQUEST_TIMEOUT": str(OVERLOAD_DEADLINE_SECONDS), "MAX_CONCURRENT_REQUESTS": "1000"}
-    front = Server(model, folder, step_seconds=OVERLOAD_STEP_SECONDS, slots=OVERLOAD_SLOTS, core=FRONT_CORE, settings=settings)
-    with _beside_the_front(), front as server:
+    with (
+        _beside_the_front(),
+        Server(
+            model, folder, engine=MOCK, step_seconds=OVERLOAD_STEP_SECONDS, slots=OVERLOAD_SLOTS, core=FRONT_CORE, settings=settings
+        ) as server,
+    ):
         begin = time.monotonic()
         answers = asyncio.run(loads.closed(server.port, OVERLOAD_BODY, clients=OVERLOAD_SLOTS, seconds=seconds / 2))
         capacity = len(answers) / (time.monotonic() - begin)
@@ -124,9 +128,9 @@ def _overloaded(port: int, capacity: float, load: float, seconds: float) -> Over
 
 
 def soak(model: Path, folder: Path, *, seconds: float) -> Soak:
-    """The real engine with the demo model and a mixed crowd; the cache is small, so that it is full at once."""
+    """The real engine with the demo model and a mixed crowd; all that is kept has little room, so that it is full at once."""
     samples: list[tuple[float, dict[str, int]]] = []
-    with Server(model, folder, step_seconds=None, settings={"CACHE_MAX_BYTES": str(2**20)}) as server:
+    with Server(model, folder, engine=FRUGAL, settings={"CACHE_MAX_BYTES": str(2**20)}) as server:
         begin = time.monotonic()
 
         async def sampled() -> dict[str, int]:

@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from engine_benchmark.figures import percentile
 from http_benchmark.client import Answer
 
 SHORT_REQUESTS_GOAL = 1_500
@@ -74,9 +75,8 @@ class Soak:
 
 
 def milliseconds(answers: Sequence[Answer], share: float) -> float:
-    """From the request's first byte sent to the answer's last read: the value that `share` of the answers do not exceed."""
-    ordered = sorted(each.seconds for each in answers)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] * 1000
+    """From the request's first byte sent to the answer's last read: a percentile."""
+    return percentile((each.seconds for each in answers), share) * 1000
 
 
 def overload(answers: Sequence[Answer], *, load: float, began: float, ended: float, deadline: float) -> Overload:

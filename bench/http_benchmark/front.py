@@ -1,4 +1,4 @@
-"""The real server, as a user starts it, on one core; before the engine of this benchmark or before its own.
+"""The real server, as a user starts it, before an engine of this benchmark or before its own.
 
 `python -m http_benchmark.front` is the server with another engine module; `Server` starts and ends it.
 """
@@ -15,9 +15,11 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 START_SECONDS = 180.0
+ENGINE = "BENCH_ENGINE"
 CPU_TICKS = os.sysconf("SC_CLK_TCK")
 Value = TypeVar("Value")
 MOCK = "http_benchmark.mock_engine"
+FRUGAL = "http_benchmark.frugal_engine"
 
 
 class ServerFailed(Exception):
@@ -25,21 +27,24 @@ class ServerFailed(Exception):
 
 
 class Server:
-    """A context. `step_seconds` None: the real engine, on whatever core it likes; else the mock, whose steps take so long."""
+    """A context. `engine` is a module, None the server's own; the mock one takes `step_seconds` for a step and leaves the front alone on
+    `core`.
+    """
 
     def __init__(
         self,
         model: Path,
         folder: Path,
         *,
-        step_seconds: float | None,
+        engine: str | None = None,
+        step_seconds: float = 0.0,
         slots: int = 64,
         core: int = 0,
         settings: Mapping[str, str] | None = None,
     ) -> None:
         self._log = folder / "server.log"
         self._core = core
-        self._mock = step_seconds is not None
+        self._engine = engine
         self._environment = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join(sys.path),
@@ -52,14 +57,15 @@ class Server:
             "BATCH_TIMEOUT_MS": "0",
             "MOCK_SLOTS": str(slots),
             "MOCK_STEP_SECONDS": str(step_seconds),
+            **({ENGINE: engine} if engine else {}),
             **(settings or {}),
         }
 
     def __enter__(self) -> Self:
-        module = "http_benchmark.front" if self._mock else "millrace_server"
+        module = "http_benchmark.front" if self._engine else "millrace_server"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen([sys.executable, "-m", module], env=self._environment, stderr=log)
-        if self._mock:
+        if self._engine == MOCK:
             os.sched_setaffinity(self._process.pid, {self._core})
         try:
             (started,) = self._wait(lambda: [each for each in self._lines() if each.get("message") == "listening"])
@@ -120,5 +126,5 @@ if __name__ == "__main__":
     from millrace_server.__main__ import main
     from millrace_server.engine import handle
 
-    handle.ENGINE_MODULE = MOCK
+    handle.ENGINE_MODULE = os.environ[ENGINE]
     sys.exit(main([]))

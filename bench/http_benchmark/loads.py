@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from http_benchmark.client import Answer, Client
@@ -25,6 +25,14 @@ async def closed(port: int, body: Body, *, clients: int, seconds: float) -> list
         client.close()
 
     await asyncio.gather(*(loop() for _ in range(clients)))
+    return answers
+
+
+async def one_by_one(port: int, bodies: Iterable[Body]) -> list[Answer]:
+    """A lone client that keeps its connection."""
+    client = Client(port)
+    answers = [await client.ask(COMPLETIONS, body) for body in bodies]
+    client.close()
     return answers
 
 

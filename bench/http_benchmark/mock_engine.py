@@ -7,13 +7,11 @@ it can do in a second is known exactly.
 import argparse
 import os
 import queue
-import socket
-import threading
 import time
 from collections import deque
 
-from millrace_server.engine import frames
-from millrace_server.engine.messages import Cancel, FromFront, Output, Ready, Step, Submit
+from millrace_server.engine.messages import Cancel, Output, Ready, Step, Submit
+from millrace_server.engine.process import Front
 
 TOKEN = 40
 """A letter, so that every token is an event."""
@@ -21,37 +19,35 @@ HEARTBEAT_SECONDS = 0.5
 
 
 class MockEngine:
-    def __init__(self, connection: socket.socket, *, slots: int, step_seconds: float) -> None:
-        self._connection = connection
+    def __init__(self, front: Front, *, slots: int, step_seconds: float) -> None:
+        self._front = front
         self._slots = slots
         self._step_seconds = step_seconds
-        self._inbox: queue.SimpleQueue[FromFront] = queue.SimpleQueue()
         self._waiting: deque[Submit] = deque()
         self._running: dict[str, tuple[Submit, int]] = {}
         """And how many tokens it still gets."""
 
     def serve(self) -> None:
-        threading.Thread(target=self._receive, daemon=True).start()
         ready = Ready(device="cpu", dtype="none", slots=self._slots, max_length=100_000, vocabulary=512, eos_token_ids=[1], revision="mock")
-        self._connection.sendall(frames.encode(ready))
+        self._front.send(ready)
         due = time.monotonic()
         while True:
             self._take(wait=not self._running and not self._waiting)
             step = self._step(time.monotonic())
             due = max(due + self._step_seconds, time.monotonic() - self._step_seconds)
             time.sleep(max(0.0, due - time.monotonic()))
-            self._connection.sendall(frames.encode(step))
+            self._front.send(step)
 
     def _take(self, *, wait: bool) -> None:
         """What has arrived; with nothing to do, wait for it, until the heart must beat."""
         try:
-            message = self._inbox.get(timeout=HEARTBEAT_SECONDS) if wait else self._inbox.get_nowait()
+            message = self._front.inbox.get(timeout=HEARTBEAT_SECONDS) if wait else self._front.inbox.get_nowait()
             while True:
                 if isinstance(message, Submit):
                     self._waiting.append(message)
-                else:
+                elif isinstance(message, Cancel):
                     self._cancel(message)
-                message = self._inbox.get_nowait()
+                message = self._front.inbox.get_nowait()
         except queue.Empty:
             pass
 
@@ -81,20 +77,15 @@ class MockEngine:
     def _end(self, submit: Submit, reason: str) -> Output:
         return Output(request_id=submit.request_id, tokens=[], finish_reason=reason)
 
-    def _receive(self) -> None:
-        while message := frames.from_front.receive(self._connection):
-            self._inbox.put(message)
-        os._exit(0)
-
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--socket", required=True)
     path = parser.parse_args().socket
-    connection = socket.socket(socket.AF_UNIX)
-    connection.connect(path)
+    front = Front(path)
+    front.listen()
     os.sched_setaffinity(0, {max(os.sched_getaffinity(os.getppid()) ^ set(range(os.cpu_count() or 1)) or {0})})
-    MockEngine(connection, slots=int(os.environ["MOCK_SLOTS"]), step_seconds=float(os.environ["MOCK_STEP_SECONDS"])).serve()
+    MockEngine(front, slots=int(os.environ["MOCK_SLOTS"]), step_seconds=float(os.environ["MOCK_STEP_SECONDS"])).serve()
 
 
 if __name__ == "__main__":

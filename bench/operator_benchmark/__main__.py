@@ -16,14 +16,13 @@ from pathlib import Path
 import psutil
 
 from cluster.control_plane import ControlPlane
-from engine_benchmark.machine import CPU_INFO, cpu_model, revision
+from engine_benchmark.machine import CHECKOUT, CPU_INFO, cpu_model, revision
 from engine_benchmark.watch import machine_seconds
 from operator_benchmark import floor, picture
 from operator_benchmark.figures import Burst, Cost, Floor, Idle, burst, seconds, verdict
 from operator_benchmark.operator_process import OperatorProcess
 from operator_benchmark.services import NAMESPACE, Told, TooSlow, apply, children
 
-CHECKOUT = Path(__file__).parents[2]
 SIZES = (1, 100, 1000)
 SINGLES = 20
 """One at a time, so many times, for the percentiles of a single one."""

@@ -11,14 +11,14 @@ import fake_model
 from http_benchmark import loads
 from http_benchmark.client import Answer, Client
 from http_benchmark.figures import Row, Soak, overload
-from http_benchmark.front import Server
+from http_benchmark.front import MOCK, Server
 from http_benchmark.picture import draw_overload, draw_soak
 
 MEBIBYTE = 2**20
 
 
 def answer(sent: float, *, status: int = 200, seconds: float = 1.0, retry_after: bool = True, failed: bool = False) -> Answer:
-    return Answer(status, sent, sent + seconds, sent + seconds, 0, retry_after=retry_after, failed=failed)
+    return Answer(status, sent, sent + seconds, 0, retry_after=retry_after, failed=failed)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_the_mock_engine_gives_each_request_its_tokens(tmp_path: Path) -> None:
         client.close()
         return answers
 
-    with Server(model, tmp_path, step_seconds=0.02) as server:
+    with Server(model, tmp_path, engine=MOCK, step_seconds=0.02) as server:
         streamed, health = asyncio.run(ask(server.port))
         whole = httpx.post(f"http://127.0.0.1:{server.port}{loads.COMPLETIONS}", json=body, trust_env=False).json()
     assert (streamed.status, streamed.failed, health.status) == (200, False, 200)
