@@ -6,14 +6,14 @@ fake_model.py's tokenizer, whose tokens are bytes.
 
 import argparse
 import os
-import socket
 import sys
 import threading
 import time
 from pathlib import Path
+from typing import NoReturn
 
-from millrace_server.engine import frames
 from millrace_server.engine.messages import Cancel, Output, Ready, Step, Submit
+from millrace_server.engine.process import Front
 
 SLOTS = 1
 A = ord("a")
@@ -23,22 +23,23 @@ SLOW_SECONDS = 2.0
 
 
 class ObedientEngine:
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
+    def __init__(self, front: Front) -> None:
+        self._front = front
         self._sending = threading.Lock()
         self._held: dict[str, Submit] = {}
 
-    def serve(self) -> None:
+    def serve(self) -> NoReturn:
         while (gate := os.environ.get("READY_WHEN")) and not Path(gate).exists():
             time.sleep(HEARTBEAT_SECONDS)
         ready = Ready(device="cpu", dtype="none", slots=SLOTS, max_length=512, vocabulary=256, eos_token_ids=[], revision="obedient")
-        self._connection.sendall(frames.encode(ready))
+        self._front.send(ready)
         threading.Thread(target=self._beat, daemon=True).start()
-        while message := frames.from_front.receive(self._connection):
-            if isinstance(message, Cancel):
-                self._held.pop(message.request_id, None)
-            else:
+        while True:
+            message = self._front.inbox.get()
+            if isinstance(message, Submit):
                 self._obey(message)
+            elif isinstance(message, Cancel):
+                self._held.pop(message.request_id, None)
 
     def _obey(self, request: Submit) -> None:
         match bytes(request.prompt).decode():
@@ -74,23 +75,24 @@ class ObedientEngine:
     def _say(self, *outputs: Output) -> None:
         step = Step(outputs=list(outputs), running=min(len(self._held), SLOTS), waiting=max(len(self._held) - SLOTS, 0), slots=SLOTS)
         with self._sending:
-            self._connection.sendall(frames.encode(step))
+            self._front.send(step)
 
 
-def main() -> int:
-    if "--socket" not in sys.argv:
-        from millrace_server.__main__ import main as serve
-        from millrace_server.engine import handle
-
-        handle.ENGINE_MODULE = "obedient_engine"
-        return serve([])
+def engine() -> NoReturn:
     parser = argparse.ArgumentParser()
     parser.add_argument("--socket", required=True)
-    connection = socket.socket(socket.AF_UNIX)
-    connection.connect(parser.parse_args().socket)
-    ObedientEngine(connection).serve()
-    return 0
+    front = Front(parser.parse_args().socket)
+    front.listen()
+    ObedientEngine(front).serve()
+
+
+def server() -> int:
+    from millrace_server.__main__ import main
+    from millrace_server.engine import handle
+
+    handle.ENGINE_MODULE = "obedient_engine"
+    return main([])
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(engine() if "--socket" in sys.argv else server())

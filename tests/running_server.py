@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import httpx
+from prometheus_client.parser import text_string_to_metric_families
 
 Value = TypeVar("Value")
 
@@ -88,6 +89,12 @@ class RunningServer:
 
     def requests(self) -> "Requests":
         return Requests(f"http://127.0.0.1:{self.port}")
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of the internal port's series with these labels."""
+        families = text_string_to_metric_families(self.internal().get("/metrics").text)
+        samples = (sample for family in families for sample in family.samples)
+        return sum(sample.value for sample in samples if sample.name == name and labels.items() <= sample.labels.items())
 
     def load(self) -> dict[str, Any]:
         result: dict[str, Any] = self.internal().get("/internal/load").json()

@@ -356,6 +356,11 @@ class InferenceServiceSpec(Model):
         *(_request_within_limit(resource) for resource in ("cpu", "memory", "ephemeral-storage")),
     )
 
+    @property
+    def granted_accelerators(self) -> Accelerators | None:
+        """What each replica gets; None on a CPU."""
+        return (self.accelerators or Accelerators()) if self.device == "cuda" else None
+
 
 class Condition(Model):
     """One question about the service, answered, by Kubernetes' API conventions."""

@@ -7,6 +7,7 @@ on missing data. All times are monotonic seconds, all durations seconds.
 import math
 from dataclasses import dataclass, field, replace
 
+from millrace_operator.api import InferenceService, effective
 from millrace_operator.demand import PANIC_WINDOW, RATE_WINDOW, Demand, Load
 
 DEAD_BAND = 0.10
@@ -52,6 +53,11 @@ class Bounds:
 
     def clamp(self, replicas: int) -> int:
         return max(self.minimum, min(self.maximum, replicas))
+
+
+def bounds_of(service: InferenceService) -> Bounds:
+    spec, computed = service.spec.autoscaling, effective(service)
+    return Bounds(minimum=spec.min_replicas, maximum=spec.max_replicas, target=computed.target, slots=computed.slots)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
-from millrace_operator.load import LoadFigures
+from millrace_operator.load_monitor import LoadFigures
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

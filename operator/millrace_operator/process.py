@@ -22,7 +22,8 @@ from millrace_operator.drift import Repairs
 from millrace_operator.events import Recorder
 from millrace_operator.handlers import watch
 from millrace_operator.lease import Leadership, LeaseObject, NotLeader, Term
-from millrace_operator.load import LoadMonitor, LoadReader
+from millrace_operator.load import LoadReader
+from millrace_operator.load_monitor import LoadMonitor
 from millrace_operator.metrics import Metrics
 from millrace_operator.names import LEASE
 from millrace_operator.optional_kinds import OptionalKinds

@@ -12,7 +12,7 @@ from millrace_operator.cluster import Cluster, Observed
 from millrace_operator.desired import Platform, children, redis_secret, runs_redis
 from millrace_operator.drift import Repairs
 from millrace_operator.events import Recorder, news, repaired, scaled
-from millrace_operator.load import LoadMonitor, subject
+from millrace_operator.load_monitor import LoadMonitor, subject
 from millrace_operator.manifest import Manifest
 from millrace_operator.metrics import ServiceFigures, ServiceGauges
 from millrace_operator.names import redis

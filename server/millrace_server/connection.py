@@ -229,11 +229,15 @@ class Connection(HttpToolsProtocol):
         if self._reading_head:
             self.transport.close()
             return
+        self.flow.resume_reading()
+        self._linger(BODY_LINGER_SECONDS)
+
+    def _linger(self, seconds: float) -> None:
+        """Nothing more is written, and what still comes is thrown away; then the connection ends."""
         self._stop_head_timer()
         self._is_deaf = True
-        self.flow.resume_reading()
         self.transport.write_eof()
-        self._head_timer = self.loop.call_later(BODY_LINGER_SECONDS, self.transport.close)
+        self._head_timer = self.loop.call_later(seconds, self.transport.close)
 
     def _give_up(self, error: RequestError) -> None:
         """What follows on this connection cannot be read. Requests before it are answered, the one it belongs to with `error`."""
@@ -252,12 +256,10 @@ class Connection(HttpToolsProtocol):
 
     def _refuse(self, error: RequestError) -> None:
         """Answer outside the application, and close once the client had time to read."""
-        self._is_deaf = True
         self.config.refused(error)
         body = error.body()
         headers = {"content-type": "application/json", "connection": "close", "content-length": str(len(body)), **error.headers()}
         head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         self.transport.write(STATUS_LINE[error.status] + head.encode() + b"\r\n" + body)
-        self.transport.write_eof()
-        self._head_timer = self.loop.call_later(LINGER_SECONDS, self.transport.close)
+        self._linger(LINGER_SECONDS)
         self._watch_reader()

@@ -64,13 +64,6 @@ class Walk:
     def wait(self, *, in_system: int) -> None:
         self.server.wait_for(lambda: (load := self.server.load())["running"] + load["queued"] == in_system)
 
-    def counted(self, name: str, **labels: str) -> float:
-        lines = self.server.internal().get("/metrics").text.splitlines()
-        found = [
-            line for line in lines if line.startswith(f"{name}{{") and all(f'{key}="{value}"' in line for key, value in labels.items())
-        ]
-        return sum(float(line.split()[-1]) for line in found)
-
 
 @pytest.fixture(scope="module")
 def walk(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Walk]:
@@ -185,13 +178,13 @@ def test_a_reason_is_answered_and_counted_as_the_table_says_and_leaves_nothing(w
     series = (
         ("llm_connections_refused_total", {"code": code}) if reason in OF_A_CONNECTION else ("llm_requests_total", {"status": str(status)})
     )
-    before = walk.counted(series[0], **series[1])
+    before = walk.server.metric(series[0], **series[1])
     answer = PROVOKED[reason](walk)
     if answer is not None:
         error = answer[1]["error"]
         assert (answer[0], error["type"], error["code"]) == (status, kind, code)
         assert error["message"]
-    walk.server.wait_for(lambda: walk.counted(series[0], **series[1]) == before + 1, seconds=10)
+    walk.server.wait_for(lambda: walk.server.metric(series[0], **series[1]) == before + 1, seconds=10)
     walk.wait(in_system=0)
     assert walk.infer("a")[0] == 200, "the next one is answered"
 
@@ -225,7 +218,7 @@ def test_a_model_that_is_loading_is_said_to_be(tmp_path: Path, tiny_model: Path)
         walk = Walk(server.wait_listening())
         status, body = walk.infer("a")
         assert (status, body["error"]["type"], body["error"]["code"]) == table()["ModelLoading"]
-        assert walk.counted("llm_requests_total", status=str(status)) == 1
+        assert walk.server.metric("llm_requests_total", status=str(status)) == 1
         (tmp_path / "ready").touch()
         server.wait_ready()
         assert walk.infer("a")[0] == 200
@@ -239,5 +232,5 @@ def test_a_server_that_drains_says_so_to_those_who_come(tmp_path: Path, tiny_mod
             server.wait_for(lambda: server.load()["draining"])
             status, body = walk.infer("a")
             assert (status, body["error"]["type"], body["error"]["code"]) == table()["Draining"]
-            assert walk.counted("llm_requests_total", status=str(status)) == 1
+            assert walk.server.metric("llm_requests_total", status=str(status)) == 1
         assert ended.result() == 0

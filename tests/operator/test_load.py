@@ -12,7 +12,8 @@ from aiohttp import web
 from millrace_operator.api import AutoscalingStatus
 from millrace_operator.autoscale import Bounds, Fleet, Tempo
 from millrace_operator.demand import Load
-from millrace_operator.load import InvalidLoad, Limits, LoadMonitor, LoadReader, Subject, parse_load
+from millrace_operator.load import InvalidLoad, Limits, LoadReader, parse_load
+from millrace_operator.load_monitor import LoadMonitor, Subject
 
 LIMITS = Limits(slots=8, queue=100)
 HONEST = {"queued": 3, "running": 5, "slots": 8}

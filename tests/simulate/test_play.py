@@ -59,9 +59,9 @@ def test_a_full_replica_refuses() -> None:
     assert (record.asked, record.refused) == (30, 30 - SCENE.capacity)
 
 
-def test_who_would_wait_beyond_the_deadline_is_refused_at_once() -> None:
-    record = with_replicas(all_at(*[1.0] * 24), 1, timeout=4)
-    assert record.samples[0].refused == 24 - 8 - 8
+def test_who_would_be_answered_too_late_is_refused_at_once() -> None:
+    record = with_replicas(all_at(*[1.0] * 24), 1, timeout=12)
+    assert record.samples[0].refused == 24 - 8 - 11
 
 
 def test_a_refused_client_asks_again_as_often_as_it_may() -> None:

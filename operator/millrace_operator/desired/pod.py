@@ -3,7 +3,7 @@
 The model's files are put into place before the server starts, by a step that alone has the token and the way out; the server is offline.
 """
 
-from millrace_operator.api import Accelerators, InferenceService, InferenceServiceSpec, effective
+from millrace_operator.api import InferenceService, InferenceServiceSpec, effective
 from millrace_operator.desired.container import TERMINATION_LOG, confinement, container, from_secret
 from millrace_operator.desired.platform import Platform
 from millrace_operator.desired.redis import redis_environment
@@ -214,10 +214,6 @@ def _model_size_limit(spec: InferenceServiceSpec) -> str:
     return spec.resources.limits.ephemeral_storage or MODEL_SIZE_LIMIT
 
 
-def _accelerators(spec: InferenceServiceSpec) -> Accelerators | None:
-    return (spec.accelerators or Accelerators()) if spec.device == "cuda" else None
-
-
 def _shared_resources(spec: InferenceServiceSpec) -> Manifest:
     """What the init container asks too: it runs before the server, so it costs nothing, and a ResourceQuota admits the pod."""
     return spec.resources.model_dump(by_alias=True, exclude_none=True)
@@ -225,14 +221,14 @@ def _shared_resources(spec: InferenceServiceSpec) -> Manifest:
 
 def _server_resources(spec: InferenceServiceSpec) -> Manifest:
     resources = _shared_resources(spec)
-    accelerators = _accelerators(spec)
+    accelerators = spec.granted_accelerators
     granted = {accelerators.resource: str(accelerators.count)} if accelerators else {}
     return {**resources, "limits": {**resources["limits"], **granted}}
 
 
 def _tolerations(spec: InferenceServiceSpec) -> list[Manifest]:
     """The user's, and the taint that keeps others off GPU nodes, which is by custom named after the resource."""
-    accelerators = _accelerators(spec)
+    accelerators = spec.granted_accelerators
     own = [{"key": accelerators.resource, "operator": "Exists", "effect": "NoSchedule"}] if accelerators else []
     return [*own, *(toleration.model_dump(by_alias=True, exclude_none=True) for toleration in spec.tolerations)]
 

@@ -149,7 +149,6 @@ class _Stage:
 
     def _expire(self, replica: Replica, request: Request) -> None:
         if replica.queue.pop(id(request), None) is not None:
-            replica.completed += 1
             self._leave(replica)
             self._give_up(request)
 

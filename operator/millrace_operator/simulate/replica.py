@@ -7,6 +7,8 @@ from millrace_operator.demand import Load
 from millrace_operator.simulate.scene import Scene
 
 LONGEST_RETRY_SECONDS = 60
+USABLE_SHARE = 0.8
+"""Of a request's time that the server plans with."""
 
 
 @dataclass(eq=False)
@@ -41,9 +43,11 @@ class Replica:
         return self.running + len(self.queue)
 
     def refuses(self) -> bool:
-        """Count an arrival: whether it finds the replica full, or would wait longer than it may."""
+        """Count an arrival, and say as the server does whether it finds the replica full, or would be answered too late."""
         self.arrivals += 1
-        return self.in_system >= self.scene.capacity or self._expected_wait() > self.scene.timeout
+        wait = self._expected_wait()
+        too_late = wait > 0 and wait + self.scene.seconds_per_request > self.scene.timeout * USABLE_SHARE
+        return self.in_system >= self.scene.capacity or too_late
 
     def retry_after(self) -> float:
         return min(max(math.ceil(self._expected_wait() / 2), 1), LONGEST_RETRY_SECONDS)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from millrace_operator.api import InferenceService, effective
-from millrace_operator.autoscale import Bounds
+from millrace_operator.autoscale import Bounds, bounds_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,14 +29,11 @@ class Scene:
 
 
 def of_service(service: InferenceService, *, seconds_per_request: float, cold_start: float, retries: int) -> Scene:
-    spec, computed = service.spec, effective(service)
-    bounds = Bounds(
-        minimum=spec.autoscaling.min_replicas, maximum=spec.autoscaling.max_replicas, target=computed.target, slots=computed.slots
-    )
+    spec, slots = service.spec, effective(service).slots
     return Scene(
-        bounds=bounds,
-        slots=computed.slots,
-        capacity=min(spec.max_concurrent_requests, computed.slots + spec.queue.max_size),
+        bounds=bounds_of(service),
+        slots=slots,
+        capacity=min(spec.max_concurrent_requests, slots + spec.queue.max_size),
         timeout=spec.request_timeout_seconds,
         seconds_per_request=seconds_per_request,
         cold_start=cold_start,

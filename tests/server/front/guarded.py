@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from prometheus_client.parser import text_string_to_metric_families
 
 from millrace_server.keys.entries import make
 from running_server import RunningServer
@@ -47,6 +46,4 @@ class Guarded:
 
     def used(self, name: str, **labels: str) -> float:
         """Of the internal port's series."""
-        families = text_string_to_metric_families(self.server.internal().get("/metrics").text)
-        samples = (sample for family in families for sample in family.samples)
-        return sum(sample.value for sample in samples if sample.name == name and labels.items() <= sample.labels.items())
+        return self.server.metric(name, **labels)
