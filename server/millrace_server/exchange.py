@@ -5,9 +5,9 @@ Pure ASGI. It is the only place that turns an unexpected exception into an answe
 
 import asyncio
 import logging
+import os
 import re
 import time
-import uuid
 from collections.abc import Callable
 
 from starlette.datastructures import MutableHeaders
@@ -106,4 +106,4 @@ class Exchange:
 
 def _request_id(scope: Scope) -> str:
     given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-    return given.decode("ascii") if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    return given.decode("ascii") if REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
