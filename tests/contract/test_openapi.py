@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from openapi_spec_validator import validate
 
 from millrace_server.app import client_app
 from millrace_server.errors import ErrorBody
@@ -116,6 +117,11 @@ def test_every_route_is_in_the_document_and_no_other() -> None:
     }
     described = {(path, method) for path, methods in document(has_keys=False)["paths"].items() for method in methods}
     assert described == routes
+
+
+@pytest.mark.parametrize("has_keys", [False, True])
+def test_the_document_is_openapi(has_keys: bool) -> None:
+    validate(document(has_keys=has_keys))
 
 
 def test_every_reference_leads_somewhere() -> None:
