@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,22 @@ async def test_reading_ends_with_the_deadline() -> None:
     server, text = serving()
     with occupied(text), pytest.raises(DeadlinePassed):
         await Tokenizing(server).detokenize(DetokenizeRequest(tokens=[97] * (LONG_TEXT_CHARACTERS + 1)), call(seconds=0.01))
+
+
+def test_huge_texts_end_with_their_deadline_and_hold_up_no_small_one(tmp_path: Path, tiny_model: Path) -> None:
+    huge = {"prompt": "many words " * 20_000}
+    with RunningServer(tmp_path, model=tiny_model, settings={"MAX_BODY_BYTES": str(2**20)}) as server:
+        server.wait_ready()
+
+        def read_huge(_: int) -> int:
+            headers = {"X-Request-Timeout": "0.05"}
+            return server.requests().request("POST", "/tokenize", json=huge, headers=headers).status_code
+
+        with ThreadPoolExecutor(3) as clients:
+            reading = clients.map(read_huge, range(3))
+            assert post(server, "/tokenize", prompt="a")["tokens"] == [97]
+            assert set(reading) == {504}
+        assert post(server, "/tokenize", **huge)["count"] == len(huge["prompt"])
 
 
 async def test_nothing_is_read_before_the_model_is_there_or_when_the_replica_leaves() -> None:
