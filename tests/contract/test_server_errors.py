@@ -1,5 +1,7 @@
 """Every route answers every mistake as JSON in the OpenAI shape, without a stack trace, and names what is wrong."""
 
+import httpx
+import psutil
 import pytest
 
 from running_server import RunningServer
@@ -59,6 +61,18 @@ MISTAKES = [
     ("POST", "/detokenize", b'{"tokens": [-1]}', 400, "tokens[0]"),
     ("POST", "/detokenize", b'{"tokens": [1], "model": "other"}', 404, "model"),
 ]
+
+
+def test_mistakes_again_and_again_take_no_memory(server: RunningServer) -> None:
+    front = psutil.Process(server.process.pid)
+    before = 0
+    with httpx.Client(base_url=f"http://127.0.0.1:{server.port}", trust_env=False, timeout=60) as client:
+        for turn in range(12):
+            for method, path, body, status, _ in MISTAKES:
+                assert client.request(method, path, content=body).status_code == status
+            if turn == 1:
+                before = front.memory_info().rss
+    assert front.memory_info().rss - before < 20_000_000
 
 
 @pytest.mark.parametrize(("method", "path", "body", "status", "field"), MISTAKES)

@@ -34,10 +34,11 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
 class Holder:
     """A client that keeps a slot, or a place in the queue, until it leaves."""
 
-    def __init__(self, server: RunningServer) -> None:
-        body = json.dumps({"prompt": "held", **LONG}).encode()
+    def __init__(self, server: RunningServer, *, stream: bool = False) -> None:
+        path, asks = (b"/v1/completions", {"model": "tiny", "stream": True}) if stream else (b"/api/v1/infer", {})
+        body = json.dumps({"prompt": "held", **asks, **LONG}).encode()
         self._socket = socket.create_connection(("127.0.0.1", server.port))
-        self._socket.sendall(b"POST /api/v1/infer HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+        self._socket.sendall(b"POST %s HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % (path, len(body)) + body)
 
     def leave(self) -> None:
         self._socket.close()
@@ -49,7 +50,9 @@ def wait_for_load(server: RunningServer, *, running: int, queued: int, seconds: 
 
 def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(narrow: RunningServer) -> None:
     before = narrow.load()
-    holders = [Holder(narrow) for _ in range(3)]
+    runs = Holder(narrow)
+    wait_for_load(narrow, running=1, queued=0)
+    wait = [Holder(narrow), Holder(narrow)]
     wait_for_load(narrow, running=1, queued=2)
     assert narrow.requests().get("/health").json()["queue_size"] == 2
     began = time.monotonic()
@@ -60,8 +63,10 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(narrow: Running
     error = refused.json()["error"]
     assert (error["type"], error["code"]) == ("overloaded_error", "queue_full")
     assert "3 requests are already in the system" in error["message"]
-    for holder in holders:
+    for holder in wait:
         holder.leave()
+    wait_for_load(narrow, running=1, queued=0)
+    runs.leave()
     wait_for_load(narrow, running=0, queued=0)
     load = narrow.load()
     assert load["arrivals"] - before["arrivals"] == 4, "who was refused is demand"
@@ -97,6 +102,18 @@ def test_clients_that_leave_free_the_slot_and_their_places_in_the_queue(narrow: 
     lines = narrow.log_lines()[seen:]
     assert len([line for line in lines if line.get("status") == 499]) == 3
     assert [line for line in lines if line["level"] != "info"] == []
+
+
+def test_a_thousand_clients_that_leave_leave_nothing(narrow: RunningServer) -> None:
+    """Plain ones and streams; one runs, two are queued, the others are about to be refused, or not yet read."""
+    for crowd in range(200):
+        holders = [Holder(narrow, stream=(crowd + each) % 2 == 0) for each in range(5)]
+        if crowd % 4 == 0:
+            narrow.wait_for(lambda: narrow.load()["running"] == 1)
+        for holder in holders:
+            holder.leave()
+    wait_for_load(narrow, running=0, queued=0, seconds=2)
+    assert narrow.requests().infer("next", max_tokens=1).status_code == 200
 
 
 def test_a_killed_engine_fails_its_requests_at_once_and_comes_back(narrow: RunningServer) -> None:
