@@ -70,6 +70,14 @@ class Kind:
         networks = json.loads(answer.stdout)[0]["NetworkSettings"]["Networks"]
         return str(networks["kind"]["IPAddress"])
 
+    def freeze_node(self, name: str) -> None:
+        """`docker pause` of the node's container."""
+        subprocess.run(["docker", "pause", name], check=True, capture_output=True, text=True)
+
+    def thaw_node(self, name: str) -> None:
+        """`docker unpause`."""
+        subprocess.run(["docker", "unpause", name], check=True, capture_output=True, text=True)
+
     def status(self) -> str:
         """One line on what runs."""
         return f"up as {self.cluster}, kubeconfig {self.kubeconfig}" if self._is_ready() else "down"

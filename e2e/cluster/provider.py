@@ -39,6 +39,12 @@ class Provider(Protocol):
     def node_address(self) -> str:
         """An address of a node that this machine reaches, for NodePorts."""
 
+    def freeze_node(self, name: str) -> None:
+        """Stops every process of a node, as if the machine hung; raises NoCluster where the nodes are not ours to stop."""
+
+    def thaw_node(self, name: str) -> None:
+        """They go on where they stopped."""
+
     def status(self) -> str:
         """One line on what runs."""
 

@@ -10,6 +10,7 @@ from millrace_operator.manifest import Manifest
 MAX_TERMINATION_MESSAGE = 1024
 OVER = frozenset({"Evicted", "PodFailed"})
 """Causes of pods that have ended for good."""
+NODE_LOST = "NodeLost"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +66,9 @@ class Rollout:
 
     @property
     def failing(self) -> int:
-        """Replicas of the present template that something keeps from serving. One that is over has been replaced."""
-        return sum(pod.trouble is not None and pod.trouble.cause not in OVER for pod in self.pods)
+        """Replicas of the present template that something keeps from serving. One that is over has been replaced, and one whose node
+        is lost says nothing about those elsewhere."""
+        return sum(pod.trouble is not None and pod.trouble.cause not in OVER | {NODE_LOST} for pod in self.pods)
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -116,8 +118,20 @@ def _replica(pod: Manifest, *, judged: bool) -> Replica:
     conditions = {condition["type"]: condition for condition in status.get("conditions") or ()}
     ready = conditions.get("Ready", {}).get("status") == "True"
     name = pod["metadata"]["name"]
+    if judged and not ready and _is_cut_off(conditions):
+        sentence = f"pod {name}: its node {pod['spec']['nodeName']} no longer answers"
+        lost = Trouble(cause=NODE_LOST, sentence=sentence, needs_a_human=False)
+        return Replica(address=status.get("podIP", ""), ready=False, trouble=lost)
     trouble = _pod_trouble(name, status, conditions) if judged and not ready else None
     return Replica(address=status.get("podIP", ""), ready=ready, trouble=trouble)
+
+
+def _is_cut_off(conditions: dict[str, Manifest]) -> bool:
+    """Of a node that falls silent, Kubernetes takes back that its pods are ready, and leaves what it last said of their containers.
+
+    A pod's own reasons not to be ready are named; the node's is not.
+    """
+    return conditions.get("ContainersReady", {}).get("status") == "True" and not conditions.get("Ready", {}).get("reason")
 
 
 def _pod_trouble(name: str, status: Manifest, conditions: dict[str, Manifest]) -> Trouble | None:

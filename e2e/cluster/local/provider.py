@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 
 from cluster import binaries, cache, packages
-from cluster.local import cgroups, dns, own_images
+from cluster.local import cgroups, dns, own_images, standstill
 from cluster.local.init import unshare
 from cluster.local.machine import HOST_LINK
 from cluster.local.network import WiringFailed, has_interface, ip, link_into
@@ -95,6 +95,14 @@ class Local:
     def node_address(self, index: int = 1) -> str:
         """The first node, or another one."""
         return self._slot().node(index).address
+
+    def freeze_node(self, name: str) -> None:
+        """Stops every process of the node where it is, pods included."""
+        standstill.freeze(*self._node(name))
+
+    def thaw_node(self, name: str) -> None:
+        """They go on."""
+        standstill.thaw(*self._node(name))
 
     def status(self) -> str:
         """One line on what runs."""
@@ -193,6 +201,14 @@ class Local:
     def _alive(self) -> Outer | None:
         outer = Outer.recorded(self.state)
         return outer if outer is not None and outer.is_alive else None
+
+    def _node(self, name: str) -> tuple[Outer, int]:
+        outer = self._alive()
+        if outer is not None:
+            for index in range(1, outer.nodes + 1):
+                if Slot(outer.slot).node(index).name == name:
+                    return outer, index
+        raise NoCluster(f"the cluster of this checkout has no node {name}")
 
     def _slot(self) -> Slot:
         outer = self._alive()
