@@ -224,6 +224,18 @@ def test_a_lost_node_is_told_by_its_name_and_while_others_serve() -> None:
     assert kstatus(told_to_all(beside)) == "InProgress"
 
 
+def test_a_pod_that_waits_for_the_place_of_one_that_leaves_has_no_trouble_unless_its_node_is_lost() -> None:
+    waiting = waits("0/1 nodes are available: 1 Insufficient nvidia.com/gpu.")
+    leaving = pod(name="chat-0", ready=True, conditions=[CONTAINERS_READY])
+    leaving["metadata"]["deletionTimestamp"] = NOON
+    assert conditions(facts(deployment(), leaving, waiting))["Ready"] == ("False", "Starting")
+    unreachable = cut_off()
+    unreachable["metadata"] = leaving["metadata"]
+    assert conditions(facts(deployment(), unreachable, waiting))["Ready"] == ("False", "InsufficientGPU")
+    no_claim = waits('persistentvolumeclaim "models" not found')
+    assert conditions(facts(deployment(), leaving, no_claim))["Ready"] == ("False", "VolumeClaimMissing")
+
+
 def test_a_pod_that_waits_for_a_readiness_gate_has_lost_no_node() -> None:
     gated = cut_off(reason="ReadinessGatesNotReady")
     assert conditions(facts(deployment(), gated))["Ready"][1] != "NodeLost"
