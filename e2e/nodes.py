@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cluster.provider import Provider
+from demo_service import Service
 from installation import NAMESPACE, OPERATOR
 from kube import Kube, Manifest, condition, wait_for
 
@@ -40,7 +41,7 @@ def frozen(kube: Kube, provider: Provider, name: str) -> Iterator[None]:
         yield
     finally:
         provider.thaw_node(name)
-        wait_until_well(kube)
+        wait_until_well(kube, provider)
 
 
 @contextmanager
@@ -53,8 +54,8 @@ def cordoned(kube: Kube, name: str) -> Iterator[None]:
         kube.kubectl("uncordon", name)
 
 
-def wait_until_well(kube: Kube) -> None:
-    """Every node is Ready, nothing is left of what had to go, and the operator and every service of the cluster are as before."""
+def wait_until_well(kube: Kube, provider: Provider) -> None:
+    """Every node is Ready, nothing is left of what had to go, and the operator and every service of the cluster serve as before."""
 
     def ill() -> list[str]:
         nodes = [node for node in kube.get("nodes")["items"] if condition(node, "Ready").get("status") != "True"]
@@ -64,6 +65,9 @@ def wait_until_well(kube: Kube) -> None:
 
     wait_for("everything is well again", lambda: not ill(), seconds=WELL_SECONDS, tell=ill)
     kube.kubectl("rollout", "status", f"deployment/{OPERATOR}", "-n", NAMESPACE, "--timeout=2m")
+    for each in kube.get("infsvc", "-A")["items"]:
+        if each["spec"]["service"]["type"] == "NodePort":
+            Service(kube, each["metadata"]["namespace"], each["metadata"]["name"], provider.node_address()).wait_reachable()
 
 
 def _is_for_the_control_plane_alone(node: Manifest) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 
+from cluster.provider import Provider
 from demo_service import Service
 from kube import Kube
 from nodes import another_node, cordoned, node_address, node_names, node_of, wait_until_well
@@ -13,7 +14,9 @@ DRAIN_SECONDS = 240
 LOOK_SECONDS = 0.2
 
 
-def test_a_drain_takes_a_pair_one_at_a_time_and_is_not_held_up_by_a_single_replica(serve: Callable[..., Service], kube: Kube) -> None:
+def test_a_drain_takes_a_pair_one_at_a_time_and_is_not_held_up_by_a_single_replica(
+    serve: Callable[..., Service], kube: Kube, provider: Provider
+) -> None:
     drained = node_names(kube)[0]
     other = another_node(kube, drained)
     with cordoned(kube, other):
@@ -35,7 +38,7 @@ def test_a_drain_takes_a_pair_one_at_a_time_and_is_not_held_up_by_a_single_repli
     assert min(serving) == 1, "one at a time is taken, and never both"
     assert traffic.answered > 0
     assert traffic.answered == traffic.outcomes.total(), traffic.outcomes
-    wait_until_well(kube)
+    wait_until_well(kube, provider)
 
 
 def drain_node(kube: Kube, name: str) -> None:
