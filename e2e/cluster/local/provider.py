@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 
 from cluster import binaries, cache, packages
-from cluster.local import cgroups, dns, own_images, standstill
+from cluster.local import cgroups, dns, own_images, standstill, volumes
 from cluster.local.init import unshare
 from cluster.local.machine import HOST_LINK
 from cluster.local.network import WiringFailed, has_interface, ip, link_into
@@ -166,7 +166,7 @@ class Local:
         created = self.state / "control-plane" / "kubeconfig"
         self._wait_until(outer, lambda: created.exists() and self._api_answers(created), "the API server answers")
         shutil.copy(created, self.kubeconfig)
-        manifests = {"apiVersion": "v1", "kind": "List", "items": dns.manifests(references["millrace/coredns"])}
+        manifests = {"apiVersion": "v1", "kind": "List", "items": [*dns.manifests(references["millrace/coredns"]), volumes.storage_class()]}
         self.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(manifests))
         self._wait_until(outer, self._is_ready, "every node is Ready and has its DNS")
 
