@@ -59,8 +59,8 @@ test: ## everything that CI runs; E2E=0 leaves out the tests that need a cluster
 	@$(MAKE) --no-print-directory fast
 	@if [ "$${E2E:-1}" = 0 ]; then echo "e2e: left out because E2E=0"; else $(MAKE) --no-print-directory e2e; fi
 
-cluster: env ## a real Kubernetes; its kubeconfig is .cluster/kubeconfig
-	@$(RUN) -m cluster up
+cluster: env ## a real Kubernetes (NODES=3: of so many nodes); its kubeconfig is .cluster/kubeconfig
+	@$(RUN) -m cluster up $(NODES)
 
 images: env ## build both images and print their names
 	@$(RUN) -m cluster.images

@@ -14,6 +14,7 @@ from cluster.process import wait_until
 
 NAMESPACE = "whole"
 NODE_PORT = 31080
+NODES = 2
 REPLICAS = 2
 SECURE = {
     "allowPrivilegeEscalation": False,
@@ -25,9 +26,9 @@ SECURE = {
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
-    """A cluster with a web server of two replicas behind a NodePort, in a namespace under Pod Security `restricted`."""
+    """Two nodes with a replica of a web server on each, behind a NodePort, in a namespace under Pod Security `restricted`."""
     assert why_not() is None, why_not()
-    local = Local(tmp_path_factory.mktemp("cluster"))
+    local = Local(tmp_path_factory.mktemp("cluster"), nodes=NODES)
     try:
         local.up()
         image = local.load_scratch(own_images.busybox())
@@ -35,7 +36,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
             _apply(local, manifest)
         local.kubectl("rollout", "status", "deployment/web", f"-n={NAMESPACE}", "--timeout=60s")
         # Before the first test that asks it: kube-proxy lags a new endpoint by about a second.
-        wait_until(lambda: _name_of_a_replica(local) is not None, "the node's proxy passes requests on", seconds=30)
+        nodes = range(1, NODES + 1)
+        wait_until(lambda: all(_name_of_a_replica(local, node) for node in nodes), "the nodes' proxies pass requests on", seconds=30)
         yield local
     finally:
         local.down()
@@ -46,9 +48,10 @@ def run(cluster: Local) -> Iterator[Callable[..., str]]:
     """Run a pod to its end and return its name."""
     started: list[str] = []
 
-    def ran(name: str, command: str, **container: Any) -> str:  # noqa: ANN401 - any part of a container
+    def ran(name: str, command: str, *, node: str | None = None, **container: Any) -> str:  # noqa: ANN401 - any part of a container
         image = cluster.load_scratch(own_images.busybox())
-        spec = {"restartPolicy": "Never", "containers": [_container(image, command) | container]}
+        where = {"nodeSelector": {"kubernetes.io/hostname": node}} if node else {}
+        spec = {"restartPolicy": "Never", "containers": [_container(image, command) | container], **where}
         _apply(cluster, {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec})
         started.append(name)
 
@@ -63,21 +66,37 @@ def run(cluster: Local) -> Iterator[Callable[..., str]]:
         cluster.kubectl("delete", "pod", name, f"-n={NAMESPACE}", "--wait=false")
 
 
-def test_a_node_port_answers_the_host_from_every_replica(cluster: Local) -> None:
+def test_the_replicas_are_spread_over_the_nodes(cluster: Local) -> None:
+    nodes = "-o=jsonpath={.items[*].spec.nodeName}"
+    assert sorted(cluster.kubectl("get", "pods", f"-n={NAMESPACE}", "-l=app=web", nodes).split()) == ["node-1", "node-2"]
+
+
+@pytest.mark.parametrize("node", [1, 2])
+def test_the_node_port_of_each_node_answers_the_host_from_the_replicas_of_both(cluster: Local, node: int) -> None:
     answers: set[str | None] = set()
 
     def asked_all() -> bool:
-        answers.add(_name_of_a_replica(cluster))
+        answers.add(_name_of_a_replica(cluster, node))
         return len(answers - {None}) == REPLICAS
 
     wait_until(asked_all, "both replicas have answered", seconds=30)
     assert all(answer.startswith("web-") for answer in answers if answer)
 
 
-def test_a_pod_finds_a_service_by_its_name(cluster: Local, run: Callable[..., str]) -> None:
+@pytest.mark.parametrize("node", ["node-1", "node-2"])
+def test_every_dns_server_answers_the_pods_of_each_node(cluster: Local, run: Callable[..., str], node: str) -> None:
+    servers = cluster.kubectl("get", "pods", "-n=kube-system", "-l=k8s-app=kube-dns", "-o=jsonpath={.items[*].status.podIP}").split()
+    assert len(servers) == NODES
+    asked = " && ".join(f"nslookup -type=a web.{NAMESPACE}.svc.cluster.local {server}:1053" for server in servers)
+    pod = run(f"asks-on-{node}", f"{asked} && echo found by all", node=node)
+    assert "found by all" in cluster.kubectl("logs", pod, f"-n={NAMESPACE}")
+
+
+@pytest.mark.parametrize("node", ["node-1", "node-2"])
+def test_a_pod_finds_a_service_by_its_name(cluster: Local, run: Callable[..., str], node: str) -> None:
     address = cluster.kubectl("get", "service", "web", f"-n={NAMESPACE}", "-o=jsonpath={.spec.clusterIP}")
     find = f"nslookup -type=a web.{NAMESPACE}.svc.cluster.local | sed -n 's/^Address: //p'"
-    pod = run("asks", f'found=$({find}); echo "$found"; wget -q -O - "http://$found/name"')
+    pod = run(f"finds-on-{node}", f'found=$({find}); echo "$found"; wget -q -O - "http://$found/name"', node=node)
     found, answer = cluster.kubectl("logs", pod, f"-n={NAMESPACE}").split()
     assert found == address
     assert answer.startswith("web-")
@@ -137,10 +156,10 @@ def test_up_again_finds_the_same_cluster(cluster: Local) -> None:
     assert cluster.kubectl("get", "namespace", NAMESPACE, "-o=jsonpath={.metadata.uid}") == before
 
 
-def _name_of_a_replica(cluster: Local) -> str | None:
-    """Whoever answers at the NodePort; None when nobody does."""
+def _name_of_a_replica(cluster: Local, node: int) -> str | None:
+    """Whoever answers at the node's NodePort; None when nobody does."""
     try:
-        return httpx.get(f"http://{cluster.node_address()}:{NODE_PORT}/name", timeout=5).raise_for_status().text
+        return httpx.get(f"http://{cluster.node_address(node)}:{NODE_PORT}/name", timeout=5).raise_for_status().text
     except httpx.TransportError:
         return None
 
@@ -166,7 +185,13 @@ def _deployment(image: str) -> dict[str, Any]:
         "readinessProbe": {"exec": {"command": ["sh", "-c", "! cat /tmp/unready"]}, "periodSeconds": 1, "failureThreshold": 1},
         "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
     }
-    spec = {"containers": [web], "volumes": [{"name": "tmp", "emptyDir": {}}], "terminationGracePeriodSeconds": 1}
+    apart = {"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "DoNotSchedule"}
+    spec = {
+        "containers": [web],
+        "volumes": [{"name": "tmp", "emptyDir": {}}],
+        "terminationGracePeriodSeconds": 1,
+        "topologySpreadConstraints": [{**apart, "labelSelector": {"matchLabels": labels}}],
+    }
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",

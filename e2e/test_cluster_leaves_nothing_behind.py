@@ -24,7 +24,7 @@ BUILDERS_FOLDER = "millrace-containers"
 def cluster(tmp_path: Path) -> Local:
     """A cluster of its own, whatever else runs on this machine."""
     assert why_not() is None, why_not()
-    return Local(tmp_path)
+    return Local(tmp_path, nodes=2)
 
 
 def test_down_leaves_no_trace(cluster: Local) -> None:
@@ -45,7 +45,7 @@ def test_killing_the_outer_process_ends_everything_and_up_starts_over(cluster: L
         os.kill(outer.process, signal.SIGKILL)
         wait_until(lambda: not any(map(_runs, processes)), "every process of the cluster is gone", seconds=30)
         cluster.up()
-        assert cluster.kubectl("get", "nodes", "-o=name").split() == ["node/node-1"]
+        assert cluster.kubectl("get", "nodes", "-o=name").split() == ["node/node-1", "node/node-2"]
         outer, processes = _running(cluster)
     finally:
         cluster.down()
@@ -62,8 +62,8 @@ def _running(cluster: Local) -> tuple[Outer, list[tuple[int, str]]]:
     outer = Outer.recorded(cluster.state)
     assert outer is not None
     processes = _tree(outer.process)
-    minimum = 12
-    assert len(processes) > minimum, "etcd, API server, two controllers, registry, kubelet, … are children of the outer process"
+    minimum = 18
+    assert len(processes) > minimum, "etcd, API server, two controllers, registry, two kubelets, … are children of the outer process"
     return outer, [(each, _started(each)) for each in processes]
 
 
@@ -73,7 +73,8 @@ def _assert_nothing_left(cluster: Local, outer: Outer, processes: list[tuple[int
     assert not has_interface(slot.host_interface)
     assert list(Path("/sys/fs/cgroup").glob(f"**/{slot.cgroup_prefix}*")) == []
     mounts = Path("/proc/self/mountinfo").read_text().splitlines()
-    assert [line for line in mounts if str(cluster.folder) in line or str(slot.node(1).containerd_root) in line] == []
+    places = [cluster.folder, *(slot.node(index).containerd_root for index in (1, 2))]
+    assert [line for line in mounts if any(str(place) in line for place in places)] == []
 
 
 def _machine() -> dict[str, object]:

@@ -9,12 +9,12 @@ from cluster.local.outer import Outer
 from cluster.local.provider import Local, why_not
 from cluster.process import wait_until
 
-UP = "import sys; from pathlib import Path; from cluster.local.provider import Local; Local(Path(sys.argv[1])).up()"
+UP = "import sys; from pathlib import Path; from cluster.local.provider import Local; Local(Path(sys.argv[1]), nodes=1).up()"
 
 
 def test_up_goes_on_after_it_was_killed_on_the_way(tmp_path: Path) -> None:
     assert why_not() is None, why_not()
-    cluster = Local(tmp_path)
+    cluster = Local(tmp_path)  # it goes on with as many nodes as were asked for
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     first = subprocess.Popen([sys.executable, "-c", UP, str(tmp_path)], env=environment, stderr=subprocess.DEVNULL)
     try:

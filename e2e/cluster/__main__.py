@@ -1,4 +1,4 @@
-"""`python -m cluster up|down|status|purge|load IMAGE|tool NAME|kubectl …`: the cluster of this checkout from the command line."""
+"""`python -m cluster up [NODES]|down|status|purge|load IMAGE|tool NAME|kubectl …`: the cluster of this checkout from the command line."""
 
 import os
 import subprocess
@@ -22,6 +22,8 @@ def main(arguments: list[str]) -> int:
     match arguments:
         case ["up"]:
             print(choose().up())
+        case ["up", nodes] if nodes.isdecimal():
+            print(choose(nodes=int(nodes)).up())
         case ["down"]:
             if provider := present():
                 provider.down()

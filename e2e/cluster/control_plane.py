@@ -24,6 +24,10 @@ from cluster.pki import Authority, Certificate
 from cluster.process import Child, start, wait_until
 
 READY_SECONDS = 60
+NODE_GRACE_SECONDS = 24
+"""A node that is silent for so long is NotReady (Kubernetes' default: 50)."""
+GIVEN_UP_SECONDS = 30
+"""After so long its pods are replaced elsewhere (Kubernetes' default: 300)."""
 
 
 @dataclass(frozen=True)
@@ -220,6 +224,8 @@ class ControlPlane:
             "--authorization-mode=Node,RBAC",
             "--enable-admission-plugins=NodeRestriction",
             "--allow-privileged=true",
+            f"--default-not-ready-toleration-seconds={GIVEN_UP_SECONDS}",
+            f"--default-unreachable-toleration-seconds={GIVEN_UP_SECONDS}",
             # exec and logs would otherwise look the node's name up in DNS.
             "--kubelet-preferred-address-types=InternalIP",
             f"--kubelet-certificate-authority={self.ca}",
@@ -245,6 +251,7 @@ class ControlPlane:
             f"--service-account-private-key-file={self.authority.signing_key('service-accounts')}",
             f"--root-ca-file={self.ca}",
             f"--cluster-cidr={self.place.pod_range}",
+            f"--node-monitor-grace-period={NODE_GRACE_SECONDS}s",
             # The defaults of 20 and 30 would make garbage collection, not the operator, the slow part of the tests.
             "--kube-api-qps=300",
             "--kube-api-burst=600",

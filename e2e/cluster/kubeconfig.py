@@ -86,6 +86,13 @@ class Kubeconfig:
         addresses = {each["type"]: each["address"] for each in nodes[0]["status"]["addresses"]}
         return str(addresses.get("ExternalIP") or addresses["InternalIP"])
 
+    def freeze_node(self, name: str) -> None:
+        """Always refused."""
+        raise NoCluster(f"node {name} is stopped in clusters of our own only: use the provider `local` or `kind`")
+
+    def thaw_node(self, name: str) -> None:
+        """Nothing was frozen."""
+
     def status(self) -> str:
         """One line on what runs."""
         return f"context {self.context} of {self.source}"

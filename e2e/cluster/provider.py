@@ -10,6 +10,7 @@ from typing import Protocol
 CHECKOUT = Path(__file__).resolve().parents[2]
 STATE = CHECKOUT / ".cluster"
 """What belongs to this checkout's cluster; ignored by git, gone after `down`."""
+DEFAULT_NODES = 2
 _RECORD = "provider"
 """In the state folder: the name of the provider that made the cluster. The Makefile looks for it too."""
 
@@ -38,16 +39,29 @@ class Provider(Protocol):
     def node_address(self) -> str:
         """An address of a node that this machine reaches, for NodePorts."""
 
+    def freeze_node(self, name: str) -> None:
+        """Stops every process of a node, as if the machine hung; raises NoCluster where the nodes are not ours to stop."""
+
+    def thaw_node(self, name: str) -> None:
+        """They go on where they stopped."""
+
     def status(self) -> str:
         """One line on what runs."""
 
 
-def choose(environment: Mapping[str, str] = os.environ, *, state: Path = STATE) -> Provider:
-    """The provider to bring a cluster up with, by `wanted`. Never whatever KUBECONFIG happens to point to."""
+def choose(environment: Mapping[str, str] = os.environ, *, state: Path = STATE, nodes: int | None = None) -> Provider:
+    """The provider to bring a cluster up with, by `wanted`. Never whatever KUBECONFIG happens to point to.
+
+    `nodes`: that many run pods; None is as many as the present cluster has, or DEFAULT_NODES. Raises NoCluster when it cannot have so many.
+    """
     from cluster.kubeconfig import Kubeconfig
 
     name = wanted(environment, state=state)
-    return Kubeconfig.named_on_purpose(environment, state) if name == Kubeconfig.name else _of(name, state)
+    if name != Kubeconfig.name:
+        return _of(name, state, nodes)
+    if nodes is not None:
+        raise NoCluster(f"{nodes} nodes are asked for, but the cluster of a kubeconfig has the nodes that it has: leave the number out")
+    return Kubeconfig.named_on_purpose(environment, state)
 
 
 def wanted(environment: Mapping[str, str] = os.environ, *, state: Path = STATE) -> str:
@@ -71,6 +85,12 @@ def present(environment: Mapping[str, str] = os.environ, *, state: Path = STATE)
     return Kubeconfig.adopted(environment, state) if made == Kubeconfig.name else _of(made, state)
 
 
+def refuse_another_number(*, wanted: int | None, present: int) -> None:
+    """Raises NoCluster when the cluster that is up has another number of nodes than is asked for."""
+    if wanted not in (None, present):
+        raise NoCluster(f"the cluster of this checkout has {present} nodes, not {wanted}: take it down first, make clean")
+
+
 def record(state: Path, name: str) -> None:
     """From now on the cluster of this folder belongs to the provider of this name."""
     state.mkdir(parents=True, exist_ok=True)
@@ -88,14 +108,14 @@ def forget(state: Path) -> None:
     (state / _RECORD).unlink(missing_ok=True)
 
 
-def _of(name: str, state: Path) -> Provider:
+def _of(name: str, state: Path, nodes: int | None = None) -> Provider:
     from cluster.kind import Kind
     from cluster.local.provider import Local
 
     if name == Local.name:
-        return Local(state)
+        return Local(state, nodes=nodes)
     if name == Kind.name:
-        return Kind(state)
+        return Kind(state, nodes=nodes)
     raise NoCluster(f"MILLRACE_PROVIDER={name} is none of local, kind, kubeconfig")
 
 

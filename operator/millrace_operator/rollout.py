@@ -10,6 +10,8 @@ from millrace_operator.manifest import Manifest
 MAX_TERMINATION_MESSAGE = 1024
 OVER = frozenset({"Evicted", "PodFailed"})
 """Causes of pods that have ended for good."""
+NODE_LOST = "NodeLost"
+_NO_ROOM = frozenset({"InsufficientGPU", "Unschedulable"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +67,9 @@ class Rollout:
 
     @property
     def failing(self) -> int:
-        """Replicas of the present template that something keeps from serving. One that is over has been replaced."""
-        return sum(pod.trouble is not None and pod.trouble.cause not in OVER for pod in self.pods)
+        """Replicas of the present template that something keeps from serving. One that is over has been replaced, and one whose node
+        is lost says nothing about those elsewhere."""
+        return sum(pod.trouble is not None and pod.trouble.cause not in OVER | {NODE_LOST} for pod in self.pods)
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -77,6 +80,8 @@ def read_rollout(deployment: Manifest, pods: Sequence[Manifest]) -> Rollout:
     status = deployment.get("status") or {}
     living = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
     present = _revision(max(living, key=lambda pod: pod["metadata"].get("creationTimestamp", ""), default={}))
+    # Whoever waits for the GPU or memory of a pod that leaves has no trouble; a lost node gives nothing back.
+    room_is_made = any("deletionTimestamp" in pod["metadata"] and not _is_cut_off(_conditions(pod)) for pod in pods)
     # A pod that is over is told only when no other has anything to tell: it stays for hours beside those that replace it.
     living.sort(key=lambda pod: (pod.get("status") or {}).get("phase") == "Failed")
     return Rollout(
@@ -86,7 +91,7 @@ def read_rollout(deployment: Manifest, pods: Sequence[Manifest]) -> Rollout:
         updated=status.get("updatedReplicas", 0),
         ready=status.get("readyReplicas", 0),
         trouble=_deployment_trouble(status.get("conditions") or ()),
-        pods=tuple(_replica(pod, judged=_revision(pod) == present) for pod in living),
+        pods=tuple(_replica(pod, judged=_revision(pod) == present, room_is_made=room_is_made) for pod in living),
         overdue=any(
             condition["type"] == "Progressing" and condition.get("reason") == "ProgressDeadlineExceeded"
             for condition in status.get("conditions") or ()
@@ -110,17 +115,33 @@ def _deployment_trouble(conditions: Sequence[Manifest]) -> Trouble | None:
     return None
 
 
-def _replica(pod: Manifest, *, judged: bool) -> Replica:
+def _conditions(pod: Manifest) -> dict[str, Manifest]:
+    return {condition["type"]: condition for condition in (pod.get("status") or {}).get("conditions") or ()}
+
+
+def _replica(pod: Manifest, *, judged: bool, room_is_made: bool) -> Replica:
     """What ails a pod of an earlier template is no news: the edit that replaces it may be the cure."""
-    status = pod.get("status") or {}
-    conditions = {condition["type"]: condition for condition in status.get("conditions") or ()}
-    ready = conditions.get("Ready", {}).get("status") == "True"
-    name = pod["metadata"]["name"]
-    trouble = _pod_trouble(name, status, conditions) if judged and not ready else None
-    return Replica(address=status.get("podIP", ""), ready=ready, trouble=trouble)
+    ready = _conditions(pod).get("Ready", {}).get("status") == "True"
+    trouble = _pod_trouble(pod) if judged and not ready else None
+    if trouble is not None and trouble.cause in _NO_ROOM and room_is_made:
+        trouble = None
+    return Replica(address=(pod.get("status") or {}).get("podIP", ""), ready=ready, trouble=trouble)
 
 
-def _pod_trouble(name: str, status: Manifest, conditions: dict[str, Manifest]) -> Trouble | None:
+def _is_cut_off(conditions: dict[str, Manifest]) -> bool:
+    """Of a node that falls silent, Kubernetes takes back that its pods are ready, and leaves what it last said of their containers.
+
+    A pod's own reasons not to be ready are named; the node's is not.
+    """
+    ready, of_containers = conditions.get("Ready", {}), conditions.get("ContainersReady", {})
+    return ready.get("status") == "False" and not ready.get("reason") and of_containers.get("status") == "True"
+
+
+def _pod_trouble(pod: Manifest) -> Trouble | None:
+    name, status, conditions = pod["metadata"]["name"], pod.get("status") or {}, _conditions(pod)
+    if _is_cut_off(conditions):
+        sentence = f"pod {name}: its node {pod['spec']['nodeName']} no longer answers"
+        return Trouble(cause=NODE_LOST, sentence=sentence, needs_a_human=False)
     scheduled = conditions.get("PodScheduled", {})
     if scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable":
         message = _printable(scheduled.get("message", ""))

@@ -14,7 +14,7 @@ from millrace_operator.api import AutoscalingStatus, Condition, InferenceService
 from millrace_operator.autoscale import CONFLICTING, Decision
 from millrace_operator.manifest import Manifest
 from millrace_operator.names import PAUSED_ANNOTATION, selector_labels
-from millrace_operator.rollout import Rollout, Trouble
+from millrace_operator.rollout import NODE_LOST, Rollout, Trouble
 
 NEWS = 0.25
 """A load that changed by this share is worth telling."""
@@ -60,6 +60,7 @@ NEXT_STEP = {
     "CreateContainerError": "Correct what the message names; the container is tried again by itself.",
     "RunContainerError": "Correct what the message names, such as spec.runtimeClassName; the container is tried again by itself.",
     "ContainerFailed": "`kubectl logs --previous` of the pod says more; it is started again by itself.",
+    NODE_LOST: "Bring the node back or delete it; by default Kubernetes gives it up after 5 minutes, and another pod takes its place.",
     "NotResponding": "Its log says why; one that hangs is started again by itself.",
     "OutOfMemory": "Raise spec.resources.limits.memory or choose a smaller model.",
     "Evicted": "Raise spec.resources.requests, or free the node's memory or disk; another pod takes its place by itself.",

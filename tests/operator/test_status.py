@@ -74,6 +74,7 @@ OLD_SERVES = deployment(total=2, updated=1, ready=1)
 HINT = '{"stage": "load", "cause": "ModelNotFound", "hint": "Correct spec.model.name."}'
 CONFLICT = Trouble(cause="NameConflict", sentence="Service 'chat' is not ours", needs_a_human=True)
 QUOTA = Trouble(cause="QuotaExceeded", sentence="no room", needs_a_human=False)
+CONTAINERS_READY = {"type": "ContainersReady", "status": "True"}
 UNSCHEDULABLE = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
 
 
@@ -169,6 +170,15 @@ def test_every_stage_reads_right(seen: Facts, expected: str, ready: str, cause: 
     assert not (answers["Reconciling"][0] == "True" and answers["Stalled"][0] == "True"), "a contradiction"
 
 
+def cut_off(**ready: str) -> Manifest:
+    """As the controller of nodes leaves a pod whose node falls silent, unless `ready` says otherwise."""
+    result = silent(since="2026-01-01T12:05:00Z", containers=container(running={"startedAt": NOON}))
+    result["spec"] = {"nodeName": "node-2"}
+    result["status"]["conditions"].append(CONTAINERS_READY)
+    result["status"]["conditions"][0] |= ready
+    return result
+
+
 def waits(message: str) -> Manifest:
     return pod(conditions=[{**UNSCHEDULABLE, "message": message}])
 
@@ -202,6 +212,33 @@ def test_a_cause_that_kubernetes_hides_in_a_pod_is_told_with_the_pod_and_the_nex
     assert (ready.status, ready.reason) == ("False", cause)
     assert "chat-1" in ready.message
     assert ready.message.endswith(NEXT_STEP[cause])
+
+
+def test_a_lost_node_is_told_by_its_name_and_while_others_serve() -> None:
+    told = report(facts(deployment(), cut_off()), now=NOON).conditions[0]
+    assert (told.status, told.reason) == ("False", "NodeLost")
+    assert told.message == f"pod chat-1: its node node-2 no longer answers. {NEXT_STEP['NodeLost']}"
+    two = deployment(wanted=2, total=2, updated=2, ready=1)
+    beside = facts(two, pod(ready=True), cut_off(), autoscaling={"mode": "None"}, replicas=2)
+    assert (conditions(beside)["Ready"], conditions(beside)["Reconciling"]) == (("True", "Serving"), ("True", "NodeLost"))
+    assert kstatus(told_to_all(beside)) == "InProgress"
+
+
+def test_a_pod_that_waits_for_the_place_of_one_that_leaves_has_no_trouble_unless_its_node_is_lost() -> None:
+    waiting = waits("0/1 nodes are available: 1 Insufficient nvidia.com/gpu.")
+    leaving = pod(name="chat-0", ready=True, conditions=[CONTAINERS_READY])
+    leaving["metadata"]["deletionTimestamp"] = NOON
+    assert conditions(facts(deployment(), leaving, waiting))["Ready"] == ("False", "Starting")
+    unreachable = cut_off()
+    unreachable["metadata"] = leaving["metadata"]
+    assert conditions(facts(deployment(), unreachable, waiting))["Ready"] == ("False", "InsufficientGPU")
+    no_claim = waits('persistentvolumeclaim "models" not found')
+    assert conditions(facts(deployment(), leaving, no_claim))["Ready"] == ("False", "VolumeClaimMissing")
+
+
+def test_a_pod_that_waits_for_a_readiness_gate_has_lost_no_node() -> None:
+    gated = cut_off(reason="ReadinessGatesNotReady")
+    assert conditions(facts(deployment(), gated))["Ready"][1] != "NodeLost"
 
 
 def test_a_pod_that_was_never_ready_since_its_start_is_starting() -> None:
@@ -289,10 +326,10 @@ def test_a_rollout_that_hangs_is_not_on_its_way(deploy: Manifest, progresses: bo
     assert read_rollout(deploy, []).progresses is progresses
 
 
-def test_replicas_that_cannot_start_are_counted_without_those_that_are_over() -> None:
+def test_replicas_that_cannot_start_are_counted_without_those_that_are_over_or_of_a_lost_node() -> None:
     crashed = pod(containerStatuses=container(waiting={"reason": "ImagePullBackOff"}))
     evicted = pod(phase="Failed", reason="Evicted")
-    assert read_rollout(deployment(total=3), [crashed, evicted, pod(), pod(ready=True)]).failing == 1
+    assert read_rollout(deployment(total=3), [crashed, evicted, cut_off(), pod(), pod(ready=True)]).failing == 1
 
 
 def test_a_transition_time_moves_only_when_the_answer_flips() -> None:

@@ -1,4 +1,4 @@
-"""CoreDNS as the cluster's DNS: a Deployment under Pod Security `restricted`. Names outside the cluster do not exist."""
+"""CoreDNS as the cluster's DNS: one pod on each node, under Pod Security `restricted`. Names outside the cluster do not exist."""
 
 from typing import Any
 
@@ -53,7 +53,7 @@ def manifests(image: str) -> list[dict[str, Any]]:
             "subjects": [{"kind": "ServiceAccount", "name": NAME, "namespace": NAMESPACE}],
         },
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": {"Corefile": COREFILE}},
-        {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {**meta, "labels": _LABELS}, "spec": _deployment(image)},
+        {"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {**meta, "labels": _LABELS}, "spec": _daemon_set(image)},
         {
             "apiVersion": "v1",
             "kind": "Service",
@@ -70,9 +70,8 @@ def manifests(image: str) -> list[dict[str, Any]]:
     ]
 
 
-def _deployment(image: str) -> dict[str, Any]:
+def _daemon_set(image: str) -> dict[str, Any]:
     return {
-        "replicas": 1,
         "selector": {"matchLabels": _LABELS},
         "template": {
             "metadata": {"labels": _LABELS},

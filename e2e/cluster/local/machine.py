@@ -27,6 +27,7 @@ def main(state: Path, slot: Slot, nodes: int) -> None:
     running = {"registry": _start_registry(state, slot)}
     control_plane.start()
     running |= control_plane.children
+    running["volumes"] = _start_volumes(state, slot)
     commands = control_plane.commands()
     names = [slot.node(index + 1) for index in range(nodes)]
     running |= {node.name: _start_node(state, node, nodes) for node in names}
@@ -34,6 +35,8 @@ def main(state: Path, slot: Slot, nodes: int) -> None:
     def restart(name: str) -> Child:
         if name == "registry":
             return _start_registry(state, slot)
+        if name == "volumes":
+            return _start_volumes(state, slot)
         if name in commands:
             return start(name, commands[name], log=control_plane.children[name].log)
         return _start_node(state, next(node for node in names if node.name == name), nodes)
@@ -64,6 +67,11 @@ def _start_registry(state: Path, slot: Slot) -> Child:
         f"http: {{addr: '{slot.registry}'}}\n"
     )
     return start("registry", [tool("docker-registry"), "serve", config], log=state / "logs" / "registry.log")
+
+
+def _start_volumes(state: Path, slot: Slot) -> Child:
+    command = [sys.executable, "-m", "cluster.local.volumes", str(state), str(slot.number)]
+    return start("volumes", command, log=state / "logs" / "volumes.log")
 
 
 def _start_node(state: Path, node: NodeNames, nodes: int) -> Child:

@@ -109,7 +109,8 @@ def _write(node: NodeNames, folder: NodeFolder, state: Path) -> dict[str, list[s
     kubelet_identity = authority.issue(
         node.name, user=f"system:node:{node.name}", groups=("system:nodes",), hosts=(node.name, node.address, "127.0.0.1")
     )
-    proxy_identity = authority.issue("kube-proxy", user="system:kube-proxy")
+    # A name for each node: two of them issue at the same moment.
+    proxy_identity = authority.issue(f"kube-proxy-{node.name}", user="system:kube-proxy")
     registries = etc / "registries" / REGISTRY_NAME
     registries.mkdir(parents=True, exist_ok=True)
     (etc / "cni").mkdir(exist_ok=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from cluster.control_plane import Place
+from cluster.control_plane import NODE_GRACE_SECONDS, Place
 from cluster.local.slot import NodeNames
 
 CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
@@ -118,6 +118,8 @@ def kubelet(node: NodeNames, *, ca: Path, certificate: Path, key: Path, resolv_c
             "imageGCLowThresholdPercent": 99,
             "failCgroupV1": False,
             "failSwapOn": False,
+            # Renewed after a quarter of it: eight renewals must fail until the node is given up.
+            "nodeLeaseDurationSeconds": NODE_GRACE_SECONDS // 2,
             "resolvConf": str(resolv_conf),
             "serializeImagePulls": False,
         },

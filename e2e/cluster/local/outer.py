@@ -22,14 +22,15 @@ class Outer:
     process: int
     started: int
     slot: int
+    nodes: int = 1
 
     @classmethod
-    def of(cls, process: int, *, slot: int) -> "Outer":
+    def of(cls, process: int, *, slot: int, nodes: int) -> "Outer":
         """The running process of this number."""
         started = _started(process)
         if started is None:
             raise ProcessLookupError(f"process {process} has already ended")
-        return cls(process, started, slot)
+        return cls(process, started, slot, nodes)
 
     @classmethod
     def recorded(cls, state: Path) -> "Outer | None":

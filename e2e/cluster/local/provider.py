@@ -13,16 +13,16 @@ from pathlib import Path
 import httpx
 
 from cluster import binaries, cache, packages
-from cluster.local import cgroups, dns, own_images
+from cluster.local import cgroups, dns, own_images, standstill, volumes
 from cluster.local.init import unshare
 from cluster.local.machine import HOST_LINK
 from cluster.local.network import WiringFailed, has_interface, ip, link_into
 from cluster.local.outer import Outer
-from cluster.local.slot import REGISTRY_NAME, Slot, has_free_lock, take_free_slot
+from cluster.local.slot import MOST_NODES, REGISTRY_NAME, Slot, has_free_lock, is_alone, take_free_slot
 from cluster.packages import tool
 from cluster.process import NotReady, tail, wait_until
 from cluster.progress import say, step
-from cluster.provider import NoCluster, forget, record
+from cluster.provider import DEFAULT_NODES, NoCluster, forget, record, refuse_another_number
 from cluster.push import content_tag, push_from_local_store
 from cluster.scratch_image import ScratchImage, is_pushed
 
@@ -37,24 +37,33 @@ class Local:
 
     name = "local"
 
-    def __init__(self, folder: Path, *, nodes: int = 1) -> None:
+    def __init__(self, folder: Path, *, nodes: int | None = None) -> None:
+        if nodes is not None and not 1 <= nodes <= MOST_NODES:
+            raise NoCluster(f"{nodes} nodes cannot be had: a cluster has 1 to {MOST_NODES}")
         self.folder = folder.resolve()
         self.state = self.folder / "local"
         self.kubeconfig = self.folder / "kubeconfig"
-        self.nodes = nodes
+        self._wanted_nodes = nodes
+
+    @property
+    def nodes(self) -> int:
+        """What runs; else what was asked for."""
+        outer = self._alive()
+        return outer.nodes if outer else self._wanted_nodes or DEFAULT_NODES
 
     def up(self) -> Path:
         """Brings the cluster up; a second call finds it, and one after an interrupted call goes on or starts over."""
         _refuse_where_impossible()
         with self._locked():
-            outer = Outer.recorded(self.state)
-            if outer is None or not outer.is_alive:
+            refuse_another_number(wanted=self._wanted_nodes, present=self.nodes)
+            outer = self._alive()
+            if outer is None:
                 _fetch_programs()
                 self._sweep()
                 record(self.folder, self.name)
                 outer = self._start()
             if not self._is_ready():
-                with step("control plane and node"):
+                with step(f"control plane and {self.nodes} node{'s' * (self.nodes > 1)}"):
                     self._plug_in_host(outer)
                     self._wait(outer)
         return self.kubeconfig
@@ -64,8 +73,7 @@ class Local:
         if not self.folder.exists():
             return
         with self._locked():
-            outer = Outer.recorded(self.state)
-            if outer is not None and outer.is_alive:
+            if outer := self._alive():
                 with step("cluster down"):
                     outer.kill()
             self._sweep()
@@ -84,16 +92,25 @@ class Local:
         image.push(self._slot().registry)
         return image.reference(REGISTRY_NAME)
 
-    def node_address(self) -> str:
-        """The first node."""
-        return self._slot().node(1).address
+    def node_address(self, index: int = 1) -> str:
+        """The first node, or another one."""
+        return self._slot().node(index).address
+
+    def freeze_node(self, name: str) -> None:
+        """Stops every process of the node where it is, pods included."""
+        standstill.freeze(*self._node(name))
+
+    def thaw_node(self, name: str) -> None:
+        """They go on."""
+        standstill.thaw(*self._node(name))
 
     def status(self) -> str:
         """One line on what runs."""
-        outer = Outer.recorded(self.state)
-        if outer is None or not outer.is_alive:
+        outer = self._alive()
+        if outer is None:
             return "down"
-        return f"up in slot {outer.slot}: process {outer.process}, node {self.node_address()}, kubeconfig {self.kubeconfig}"
+        addresses = ", ".join(self.node_address(index + 1) for index in range(outer.nodes))
+        return f"up in slot {outer.slot}: process {outer.process}, nodes {addresses}, kubeconfig {self.kubeconfig}"
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         """What `kubectl …` prints, as administrator; raises CalledProcessError when it fails."""
@@ -104,17 +121,19 @@ class Local:
         """Starts the outer process in a free slot and plugs the host in."""
         self.state.mkdir(parents=True, exist_ok=True)
         (self.state / own_images.PAUSE_REFERENCE_FILE).write_text(own_images.pause().reference(REGISTRY_NAME))
-        slot, held = take_free_slot()
-        # Nobody holds the slot, so whatever still bears its names is left from a cluster that was killed.
-        wait_until(lambda: _is_swept(slot), f"what an earlier cluster left in slot {slot.number} is gone", seconds=30)
-        self._make_room(slot)
+        nodes = self.nodes
+        with cache.locked("room"):
+            slot, held = take_free_slot()
+            # Nobody holds the slot, so whatever still bears its names is left from a cluster that was killed.
+            wait_until(lambda: _is_swept(slot), f"what an earlier cluster left in slot {slot.number} is gone", seconds=30)
+            _make_room(slot, nodes)
         command = [*unshare(with_hostname=False), sys.executable, "-m", "cluster.local.machine", str(self.state), str(slot.number)]
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONUNBUFFERED": "1"}
         try:
             with (self.state / "machine.log").open("ab") as log:
                 # The descriptor keeps the slot for exactly as long as this process lives.
                 process = subprocess.Popen(
-                    [*command, str(self.nodes)],
+                    [*command, str(nodes)],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -127,7 +146,7 @@ class Local:
             os.close(held)
         # From here on it has a life of its own: Popen would otherwise warn that nobody waited for it.
         process.returncode = 0
-        outer = Outer.of(process.pid, slot=slot.number)
+        outer = Outer.of(process.pid, slot=slot.number, nodes=nodes)
         outer.record(self.state)
         return outer
 
@@ -147,9 +166,9 @@ class Local:
         created = self.state / "control-plane" / "kubeconfig"
         self._wait_until(outer, lambda: created.exists() and self._api_answers(created), "the API server answers")
         shutil.copy(created, self.kubeconfig)
-        manifests = {"apiVersion": "v1", "kind": "List", "items": dns.manifests(references["millrace/coredns"])}
+        manifests = {"apiVersion": "v1", "kind": "List", "items": [*dns.manifests(references["millrace/coredns"]), volumes.storage_class()]}
         self.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(manifests))
-        self._wait_until(outer, self._is_ready, "the node is Ready and DNS answers")
+        self._wait_until(outer, self._is_ready, "every node is Ready and has its DNS")
 
     def _wait_until(self, outer: Outer, condition: Callable[[], bool], what: str) -> None:
         def holds() -> bool:
@@ -174,14 +193,26 @@ class Local:
             return False
         try:
             nodes = self.kubectl("get", "nodes", '-o=jsonpath={.items[*].status.conditions[?(@.type=="Ready")].status}')
-            ready = self.kubectl("get", f"deployment/{dns.NAME}", f"-n={dns.NAMESPACE}", "-o=jsonpath={.status.readyReplicas}")
+            ready = self.kubectl("get", f"daemonset/{dns.NAME}", f"-n={dns.NAMESPACE}", "-o=jsonpath={.status.numberReady}")
         except subprocess.CalledProcessError:
             return False
-        return nodes.split().count("True") == self.nodes and ready == "1"
+        return nodes.split().count("True") == self.nodes and ready == str(self.nodes)
+
+    def _alive(self) -> Outer | None:
+        outer = Outer.recorded(self.state)
+        return outer if outer is not None and outer.is_alive else None
+
+    def _node(self, name: str) -> tuple[Outer, int]:
+        outer = self._alive()
+        if outer is not None:
+            for index in range(1, outer.nodes + 1):
+                if Slot(outer.slot).node(index).name == name:
+                    return outer, index
+        raise NoCluster(f"the cluster of this checkout has no node {name}")
 
     def _slot(self) -> Slot:
-        outer = Outer.recorded(self.state)
-        if outer is None or not outer.is_alive:
+        outer = self._alive()
+        if outer is None:
             raise NoCluster("the local cluster is down; start it with `python -m cluster up`")
         return Slot(outer.slot)
 
@@ -195,13 +226,6 @@ class Local:
         shutil.rmtree(self.state, ignore_errors=True)
         self.kubeconfig.unlink(missing_ok=True)
         forget(self.folder)
-
-    def _make_room(self, slot: Slot) -> None:
-        stores = [cache.root() / "registry", *(slot.node(index + 1).containerd_root for index in range(self.nodes))]
-        for store in stores:
-            if store.exists() and _size(store) > _STORE_LIMIT_BYTES:
-                say(f"{store} has outgrown {_STORE_LIMIT_BYTES // 2**30} GiB of images: emptied")
-                shutil.rmtree(store)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -235,6 +259,15 @@ def _fetch_programs() -> None:
     for name in (*_NODE_TOOLS, *binaries.KUBERNETES.commands, "coredns"):
         tool(name)
     packages.cni_folder()
+
+
+def _make_room(slot: Slot, nodes: int) -> None:
+    """Other clusters serve their images from the registry's store too: it is emptied only while there are none."""
+    stores = [slot.node(index + 1).containerd_root for index in range(nodes)]
+    for store in [*stores, *([cache.root() / "registry"] if is_alone(slot) else [])]:
+        if store.exists() and _size(store) > _STORE_LIMIT_BYTES:
+            say(f"{store} has outgrown {_STORE_LIMIT_BYTES // 2**30} GiB of images: emptied")
+            shutil.rmtree(store)
 
 
 def _registry_answers(slot: Slot) -> bool:

@@ -11,6 +11,8 @@ from cluster.control_plane import Place
 from cluster.provider import NoCluster
 
 SLOTS = 16
+MOST_NODES = 200
+"""A cluster's network has addresses for some more."""
 REGISTRY_PORT = 5000
 REGISTRY_NAME = f"registry.millrace.local:{REGISTRY_PORT}"
 """What pods call the registry of every slot; containerd is told where it is."""
@@ -117,6 +119,11 @@ def has_free_lock(slot: Slot) -> bool:
     if held is not None:
         os.close(held)
     return held is not None
+
+
+def is_alone(slot: Slot) -> bool:
+    """No cluster runs in any other slot."""
+    return all(has_free_lock(other) for other in map(Slot, range(SLOTS)) if other != slot)
 
 
 def _try_to_hold(slot: Slot) -> int | None:
