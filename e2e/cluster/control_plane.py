@@ -5,6 +5,7 @@ processes, with a scheduler, on its own address.
 """
 
 import ipaddress
+import json
 import shutil
 import socket
 import ssl
@@ -24,6 +25,16 @@ from cluster.pki import Authority, Certificate
 from cluster.process import Child, start, wait_until
 
 READY_SECONDS = 60
+AUDIT_POLICY = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "omitStages": ["RequestReceived"],
+    "rules": [
+        {"level": "None", "userGroups": ["system:serviceaccounts:kube-system"]},
+        {"level": "Metadata", "userGroups": ["system:serviceaccounts"]},
+    ],
+}
+"""What installed programs asked of the API server, and nothing of what Kubernetes' own controllers ask it all the time."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +113,11 @@ class ControlPlane:
     def kubeconfig(self) -> Path:
         """The administrator's kubeconfig."""
         return self.folder / "kubeconfig"
+
+    @property
+    def audit_log(self) -> Path:
+        """Every request of a service account outside kube-system, a JSON object per line; a watch appears when it is answered."""
+        return self.folder / "logs" / "audit.log"
 
     def kubeconfig_for(self, user: str, *groups: str) -> Path:
         """A kubeconfig of somebody with no rights but those that RBAC gives to `user` and `groups`."""
@@ -203,6 +219,8 @@ class ControlPlane:
         kubelet_client = self.authority.issue("apiserver-kubelet", user="apiserver-kubelet", groups=("system:masters",))
         front_proxy = self.authority.issue("front-proxy", user="front-proxy")
         signing_key = self.authority.signing_key("service-accounts")
+        audit_policy = self.folder / "audit-policy.json"
+        audit_policy.write_text(json.dumps(AUDIT_POLICY))
         return [
             f"--bind-address={place.address}",
             f"--advertise-address={place.address}",
@@ -220,6 +238,9 @@ class ControlPlane:
             "--authorization-mode=Node,RBAC",
             "--enable-admission-plugins=NodeRestriction",
             "--allow-privileged=true",
+            f"--audit-policy-file={audit_policy}",
+            f"--audit-log-path={self.audit_log}",
+            "--audit-log-maxbackup=1",
             # exec and logs would otherwise look the node's name up in DNS.
             "--kubelet-preferred-address-types=InternalIP",
             f"--kubelet-certificate-authority={self.ca}",

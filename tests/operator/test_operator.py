@@ -8,7 +8,7 @@ import pytest
 
 from millrace_operator.manifest import Manifest
 from millrace_operator.names import FIELD_MANAGER
-from operators import Api, Process, cpu_service, eventually
+from operators import FOREIGN, Api, Process, cpu_service, eventually
 
 pytestmark = pytest.mark.apiserver
 
@@ -97,17 +97,6 @@ def test_a_label_that_is_taken_away_is_put_back(api: Api, shared_operator: Proce
         return live is not None and live["metadata"]["labels"].get("app.kubernetes.io/managed-by") == FIELD_MANAGER
 
     eventually(label, "the label is back")
-
-
-FOREIGN_PODS = {"selector": {"matchLabels": {"app": "theirs"}}}
-FOREIGN_TEMPLATE = {"metadata": {"labels": {"app": "theirs"}}, "spec": {"containers": [{"name": "x", "image": "x"}]}}
-FOREIGN = {
-    "deployments": ("apps/v1", "Deployment", {**FOREIGN_PODS, "template": FOREIGN_TEMPLATE}),
-    "networkpolicies": ("networking.k8s.io/v1", "NetworkPolicy", {"podSelector": {"matchLabels": {"app": "theirs"}}}),
-    "poddisruptionbudgets": ("policy/v1", "PodDisruptionBudget", {**FOREIGN_PODS, "maxUnavailable": 0}),
-    "services": ("v1", "Service", {"ports": [{"port": 1}], "selector": {"app": "theirs"}}),
-}
-"""What somebody else made: plural → apiVersion, kind, spec."""
 
 
 @pytest.mark.parametrize(("kind", "name"), CHILDREN)
