@@ -39,6 +39,8 @@ class Proxy:
         """Called with their number, before the writer is answered."""
         self.watches = 0
         """How many were begun."""
+        self.told: list[bytes] = []
+        """What watches brought, in the pieces in which it came."""
         self._compacted_at = 0
         self._is_down = threading.Event()
         self._ends = threading.Event()
@@ -95,6 +97,7 @@ class Proxy:
                     for chunk in answer.iter_raw():
                         if proxy.is_mute.is_set():
                             proxy._ends.wait()
+                        proxy.told.append(chunk)
                         self.wfile.write(chunk)
 
             do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_any  # noqa: N815 - names that http.server looks for
