@@ -161,6 +161,9 @@ class Api:
                 return each["status"], each["reason"]
         return "", ""
 
+    def since(self, type: str) -> str:  # noqa: A002 - the field's own name
+        return next(str(each["lastTransitionTime"]) for each in self.service()["status"]["conditions"] if each["type"] == type)
+
     def message(self, type: str) -> str:  # noqa: A002 - the field's own name
         return next(str(each["message"]) for each in self.service()["status"]["conditions"] if each["type"] == type)
 

@@ -200,6 +200,27 @@ def test_scaling_the_service_itself_scales_its_deployment(api: Api, shared_opera
     )
 
 
+def make_ready(api: Api) -> None:
+    """Every pod, as a kubelet would say it; there is none."""
+    pods = f"/api/v1/namespaces/{api.namespace}/pods"
+    ready = {"conditions": [{"type": "Ready", "status": "True"}], "phase": "Running"}
+    for pod in api.client.get(pods).json()["items"]:
+        api.patch(f"{pods}/{pod['metadata']['name']}/status", {"status": ready})
+
+
+def test_scaling_a_service_that_serves_leaves_it_ready(api: Api, shared_operator: Process) -> None:
+    api.create(cpu_service(autoscaling={"mode": "None"}, replicas=1))
+    eventually(lambda: api.client.get(f"/api/v1/namespaces/{api.namespace}/pods").json()["items"], "a replica")
+    make_ready(api)
+    eventually(lambda: api.condition("Ready") == ("True", "Serving"), "it serves")
+    since = api.since("Ready")
+    eventually(lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()) > since, "another second has come")
+    api.patch(f"{api.root}/chat/scale", {"spec": {"replicas": 3}})
+    eventually(lambda: api.condition("Reconciling") == ("True", "Starting"), "it is on its way to three")
+    eventually(lambda: api.service()["status"]["replicas"] == 3, "there are three")
+    assert (api.condition("Ready"), api.since("Ready")) == (("True", "Serving"), since)
+
+
 def test_mode_none_from_the_start_leaves_the_count_to_kubernetes_and_to_others(api: Api, shared_operator: Process) -> None:
     api.create(cpu_service(autoscaling={"mode": "None"}))
     eventually(api.is_complete, "children exist")
