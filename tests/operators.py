@@ -47,13 +47,23 @@ GROUPS = {
     "servicemonitors": "apis/monitoring.coreos.com/v1",
     "services": "api/v1",
 }
+FOREIGN_PODS = {"selector": {"matchLabels": {"app": "theirs"}}}
+FOREIGN_TEMPLATE = {"metadata": {"labels": {"app": "theirs"}}, "spec": {"containers": [{"name": "x", "image": "x"}]}}
+FOREIGN = {
+    "deployments": ("apps/v1", "Deployment", {**FOREIGN_PODS, "template": FOREIGN_TEMPLATE}),
+    "networkpolicies": ("networking.k8s.io/v1", "NetworkPolicy", {"podSelector": {"matchLabels": {"app": "theirs"}}}),
+    "poddisruptionbudgets": ("policy/v1", "PodDisruptionBudget", {**FOREIGN_PODS, "maxUnavailable": 0}),
+    "servicemonitors": ("monitoring.coreos.com/v1", "ServiceMonitor", {**FOREIGN_PODS, "endpoints": [{"port": "theirs"}]}),
+    "services": ("v1", "Service", {"ports": [{"port": 1}], "selector": {"app": "theirs"}}),
+}
+"""What somebody else made: plural → apiVersion, kind, spec."""
 SERVICE_MONITORS = "servicemonitors.monitoring.coreos.com"
 
 
-def eventually(condition: Callable[[], object], what: str, *, seconds: float = DEADLINE) -> None:
+def eventually(condition: Callable[[], object], what: str | Callable[[], str], *, seconds: float = DEADLINE) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"after {seconds:g} s still not true: {what}"
+        assert time.monotonic() < deadline, f"after {seconds:g} s still not true: {what if isinstance(what, str) else what()}"
         time.sleep(0.02)
 
 
@@ -150,6 +160,9 @@ class Api:
             if each["type"] == type:
                 return each["status"], each["reason"]
         return "", ""
+
+    def since(self, type: str) -> str:  # noqa: A002 - the field's own name
+        return next(str(each["lastTransitionTime"]) for each in self.service()["status"]["conditions"] if each["type"] == type)
 
     def message(self, type: str) -> str:  # noqa: A002 - the field's own name
         return next(str(each["message"]) for each in self.service()["status"]["conditions"] if each["type"] == type)

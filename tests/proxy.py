@@ -5,6 +5,7 @@ import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Self
@@ -16,6 +17,34 @@ from cluster.control_plane import ControlPlane
 from fake_api import kubeconfig_of
 
 PASSED_ON = ("Content-Type", "Accept")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """An answer that is not the API server's."""
+
+    status: int
+    body: bytes
+    headers: tuple[tuple[str, str], ...] = ()
+
+    def send(self, handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(self.status)
+        for name, value in (("Content-Type", "application/json"), ("Content-Length", str(len(self.body))), *self.headers):
+            handler.send_header(name, value)
+        handler.end_headers()
+        handler.wfile.write(self.body)
+
+
+def failure(code: int, reason: str, message: str = "", **headers: str) -> Fault:
+    """As the API server says that it failed; headers with `_` for `-`."""
+    status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "code": code, "message": message or reason}
+    return Fault(code, json.dumps(status).encode(), tuple((name.replace("_", "-"), value) for name, value in headers.items()))
+
+
+def watch_error(code: int, reason: str) -> Fault:
+    """A watch that begins, fails and ends."""
+    failed = json.loads(failure(code, reason).body)
+    return Fault(200, json.dumps({"type": "ERROR", "object": failed}).encode() + b"\n")
 
 
 class _Server(ThreadingHTTPServer):
@@ -37,8 +66,12 @@ class Proxy:
         """(method, path) of all that were accepted, those of the Lease apart."""
         self.after_write: Callable[[int], None] = lambda _: None
         """Called with their number, before the writer is answered."""
+        self.fault: Callable[[str, str], Fault | None] = lambda method, path: None
+        """What is answered in the API server's place, by method and path with query; None: nothing is."""
         self.watches = 0
         """How many were begun."""
+        self.told: list[bytes] = []
+        """What watches brought, in the pieces in which it came."""
         self._compacted_at = 0
         self._is_down = threading.Event()
         self._ends = threading.Event()
@@ -54,9 +87,8 @@ class Proxy:
                 headers = {name: self.headers[name] for name in PASSED_ON if name in self.headers}
                 if proxy._is_down.is_set():
                     self.close_connection = True
-                elif proxy._is_too_old(self.path):
-                    self.close_connection = True
-                    self._tell_410()
+                elif fault := proxy._fault(self.command, self.path):
+                    fault.send(self)
                 elif "watch=true" in self.path:
                     self.close_connection = True
                     with suppress(httpx.HTTPError, OSError):
@@ -76,15 +108,6 @@ class Proxy:
                 self.end_headers()
                 self.wfile.write(answer.content)
 
-            def _tell_410(self) -> None:
-                self.send_response(200)
-                self.send_header("Content-Type", "application/json")
-                self.end_headers()
-                status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Expired", "code": 410}
-                self.wfile.write(
-                    json.dumps({"type": "ERROR", "object": {**status, "message": "too old resource version"}}).encode() + b"\n"
-                )
-
             def _watch(self, headers: dict[str, str]) -> None:
                 proxy.watches += 1
                 proxy._streams.add(self.connection)
@@ -95,6 +118,7 @@ class Proxy:
                     for chunk in answer.iter_raw():
                         if proxy.is_mute.is_set():
                             proxy._ends.wait()
+                        proxy.told.append(chunk)
                         self.wfile.write(chunk)
 
             do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_any  # noqa: N815 - names that http.server looks for
@@ -108,6 +132,9 @@ class Proxy:
     def go_down(self) -> None:
         """Nothing is answered any more, and watches are cut."""
         self._is_down.set()
+        self.cut_watches()
+
+    def cut_watches(self) -> None:
         for stream in list(self._streams):
             with suppress(OSError):
                 stream.shutdown(socket.SHUT_RDWR)
@@ -119,6 +146,9 @@ class Proxy:
     def forget_what_happened(self) -> None:
         """No watch can go on from where it was cut, as after a compaction of etcd."""
         self._compacted_at = int(self._upstream.get("/api/v1/namespaces", params={"limit": 1}).json()["metadata"]["resourceVersion"])
+
+    def _fault(self, method: str, path: str) -> Fault | None:
+        return watch_error(410, "Expired") if self._is_too_old(path) else self.fault(method, path)
 
     def _is_too_old(self, path: str) -> bool:
         query = parse_qs(urlsplit(path).query)

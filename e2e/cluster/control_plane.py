@@ -5,6 +5,7 @@ processes, with a scheduler, on its own address.
 """
 
 import ipaddress
+import json
 import shutil
 import socket
 import ssl
@@ -28,6 +29,16 @@ NODE_GRACE_SECONDS = 24
 """A node that is silent for so long is NotReady (Kubernetes' default: 50)."""
 GIVEN_UP_SECONDS = 30
 """After so long its pods are replaced elsewhere (Kubernetes' default: 300)."""
+AUDIT_POLICY = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "omitStages": ["RequestReceived"],
+    "rules": [
+        {"level": "None", "userGroups": ["system:serviceaccounts:kube-system"]},
+        {"level": "Metadata", "userGroups": ["system:serviceaccounts"]},
+    ],
+}
+"""What installed programs asked of the API server, and nothing of what Kubernetes' own controllers ask it all the time."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +117,11 @@ class ControlPlane:
     def kubeconfig(self) -> Path:
         """The administrator's kubeconfig."""
         return self.folder / "kubeconfig"
+
+    @property
+    def audit_log(self) -> Path:
+        """Every request of a service account outside kube-system, a JSON object per line; a watch appears when it is answered."""
+        return self.folder / "logs" / "audit.log"
 
     def kubeconfig_for(self, user: str, *groups: str) -> Path:
         """A kubeconfig of somebody with no rights but those that RBAC gives to `user` and `groups`."""
@@ -207,6 +223,8 @@ class ControlPlane:
         kubelet_client = self.authority.issue("apiserver-kubelet", user="apiserver-kubelet", groups=("system:masters",))
         front_proxy = self.authority.issue("front-proxy", user="front-proxy")
         signing_key = self.authority.signing_key("service-accounts")
+        audit_policy = self.folder / "audit-policy.json"
+        audit_policy.write_text(json.dumps(AUDIT_POLICY))
         return [
             f"--bind-address={place.address}",
             f"--advertise-address={place.address}",
@@ -226,6 +244,9 @@ class ControlPlane:
             "--allow-privileged=true",
             f"--default-not-ready-toleration-seconds={GIVEN_UP_SECONDS}",
             f"--default-unreachable-toleration-seconds={GIVEN_UP_SECONDS}",
+            f"--audit-policy-file={audit_policy}",
+            f"--audit-log-path={self.audit_log}",
+            "--audit-log-maxbackup=1",
             # exec and logs would otherwise look the node's name up in DNS.
             "--kubelet-preferred-address-types=InternalIP",
             f"--kubelet-certificate-authority={self.ca}",

@@ -29,6 +29,8 @@ class Outcome:
     monitoring: Trouble | None
     """What stood in the way of a child that nobody is served by."""
     pods: tuple[Manifest, ...]
+    before: Manifest | None = None
+    """The server's Deployment as it was seen."""
     repaired: tuple[tuple[str, str, Drift], ...] = ()
     """(kind, name, what) of children that somebody had changed."""
 
@@ -48,7 +50,7 @@ class Outcome:
 
     @property
     def rollout(self) -> Rollout | None:
-        return read_rollout(self.deployment, self.pods) if self.deployment else None
+        return read_rollout(self.deployment, self.pods, before=self.before) if self.deployment else None
 
 
 async def act(
@@ -62,15 +64,15 @@ async def act(
     problems: list[Trouble] = []
     aside: list[Trouble] = []
     repaired: list[tuple[str, str, Drift]] = []
-    if secret is not None and (trouble := await _create_secret(cluster, secret)):
-        problems.append(trouble)
+    if secret is not None and (refused := await _create_secret(cluster, secret)):
+        problems.append(refused)
         waits = redis(seen.manifest["metadata"]["name"])
         wish = [child for child in wish if child["metadata"]["name"] != waits]
     for child in wish:
         kind, name = child["kind"], child["metadata"]["name"]
         told = aside if kind in OPTIONAL else problems
         if kind in seen.out_of_reach:
-            told.append(_trouble(kind, name, seen.out_of_reach[kind]))
+            told.append(trouble(kind, name, seen.out_of_reach[kind]))
             continue
         place = (child["metadata"]["namespace"], seen.manifest["metadata"]["name"], kind, name)
         found = seen.child(kind, name)
@@ -86,12 +88,13 @@ async def act(
         except NamespaceEnds:
             raise
         except (NameConflict, Refused, Forbidden) as error:
-            told.append(_trouble(kind, name, error))
+            told.append(trouble(kind, name, error))
         finally:
             if fight := repairs.fight(place, now=now):
                 told.append(_fight(kind, name, fight))
     problems += await _prune(cluster, wish, seen)
-    return Outcome(seen.manifest, tuple(live), tuple(problems), next(iter(aside), None), seen.pods, tuple(repaired))
+    before = seen.child("Deployment", seen.manifest["metadata"]["name"])
+    return Outcome(seen.manifest, tuple(live), tuple(problems), next(iter(aside), None), seen.pods, before, tuple(repaired))
 
 
 async def _prune(cluster: Cluster, wish: Sequence[Manifest], seen: Observed) -> list[Trouble]:
@@ -106,7 +109,7 @@ async def _prune(cluster: Cluster, wish: Sequence[Manifest], seen: Observed) -> 
         except NamespaceEnds:
             raise
         except Forbidden as error:
-            problems.append(replace(_trouble(kind, name, error), bars_serving=False))
+            problems.append(replace(trouble(kind, name, error), bars_serving=False))
     return problems
 
 
@@ -116,7 +119,7 @@ async def _create_secret(cluster: Cluster, secret: Manifest) -> Trouble | None:
     except NamespaceEnds:
         raise
     except (Refused, Forbidden) as error:
-        return _trouble("Secret", secret["metadata"]["name"], error)
+        return trouble("Secret", secret["metadata"]["name"], error)
     return None
 
 
@@ -125,7 +128,8 @@ def _fight(kind: str, name: str, fight: Drift) -> Trouble:
     return Trouble(cause=FIELD_CONFLICT, sentence=sentence, needs_a_human=True, bars_serving=False)
 
 
-def _trouble(kind: str, name: str, error: NameConflict | Refused | Forbidden | NotFound) -> Trouble:
+def trouble(kind: str, name: str, error: NameConflict | Refused | Forbidden | NotFound) -> Trouble:
+    """What the status tells of a write to a child that was refused."""
     if isinstance(error, NameConflict):
         return Trouble(cause=NAME_CONFLICT, sentence=str(error), needs_a_human=True)
     if isinstance(error, NotFound):

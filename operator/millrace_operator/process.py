@@ -8,6 +8,7 @@ import asyncio
 import datetime
 import logging
 import os
+import random
 import signal
 import sys
 import time
@@ -40,7 +41,7 @@ logger = logging.getLogger(__name__)
 STOP_SECONDS = 4
 """What a running pass has to end after SIGTERM."""
 BLIND_SECONDS = 30
-"""Until the next full list while some kind cannot be listed."""
+"""Until the next full list while some kind cannot be listed, and at most while none can."""
 RELIST_PAUSE = 1
 """Several watches that begin anew at the same time cause one list."""
 
@@ -197,7 +198,7 @@ class Operator:
 
     async def _resync(self) -> None:
         """A full list every `resync` seconds; after a watch began anew, a list that only finds what came and went unseen."""
-        everything = True
+        everything, failures = True, 0
         self._looked_at = time.monotonic()
         while True:
             try:
@@ -209,10 +210,17 @@ class Operator:
                 logger.warning("no full list (without the definition of InferenceServices, apply crds/ first): %s", error)
                 if not self._listed.is_set():
                     self._looked_at = time.monotonic()  # nothing is stuck: there is nothing to find yet
-                await asyncio.sleep(self._settings.first_retry)
+                await asyncio.sleep(self._list_again_after(failures))
+                failures += 1
                 continue
+            failures = 0
             self._take_stock(present, news, everything=everything)
             everything = await self._next_list_is_full()
+
+    def _list_again_after(self, failures: int) -> float:
+        """Seconds, jittered: an API server that cannot answer is not helped by being asked."""
+        longest = min(self._settings.first_retry * 2.0 ** min(failures, 30), BLIND_SECONDS)
+        return longest * random.uniform(0.5, 1)  # noqa: S311 - spreads load, guards nothing
 
     def _take_stock(self, present: set[Key], news: set[Key], *, everything: bool) -> None:
         # What vanished gets a pass too: it finds out whether the key has been made again since the list was taken.

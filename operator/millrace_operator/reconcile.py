@@ -3,12 +3,13 @@
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from millrace_operator import status
-from millrace_operator.act import Outcome, act
+from millrace_operator.act import Outcome, act, trouble
 from millrace_operator.api import AutoscalingStatus, InferenceService, InferenceServiceStatus, InvalidService, parse, parse_status
 from millrace_operator.cluster import Cluster, Observed
+from millrace_operator.connection import Forbidden, NamespaceEnds
 from millrace_operator.desired import Platform, children, redis_secret, runs_redis
 from millrace_operator.drift import Repairs
 from millrace_operator.events import Recorder, news, repaired, scaled
@@ -17,6 +18,7 @@ from millrace_operator.manifest import Manifest
 from millrace_operator.metrics import ServiceFigures, ServiceGauges
 from millrace_operator.names import redis
 from millrace_operator.rivals import Rivals
+from millrace_operator.rollout import Trouble
 from millrace_operator.view import Key
 from millrace_operator.workqueue import RetryLater
 
@@ -55,32 +57,39 @@ class Reconciler:
         wish, secret = children(service, platform=self.platform), _first_secret(service, seen)
         outcome = await act(self.cluster, wish, seen, self.repairs, secret=secret, now=self.clock())
         await self.recorder.tell(seen.manifest, (repaired(*each) for each in outcome.repaired))
-        words = await self._scale(key, service, outcome)
+        words, unscaled = await self._scale(key, service, outcome)
         facts = status.Facts(
             service=service,
             rollout=outcome.rollout,
             problems=outcome.problems,
             monitoring=outcome.monitoring,
             autoscaling=words,
+            unscaled=unscaled,
             redis_serves=outcome.redis_serves,
         )
         await self._report(key, seen, status.report(facts, now=self.now()))
-        for trouble in (*outcome.problems, outcome.monitoring):
+        for each in (*outcome.problems, unscaled, outcome.monitoring):
             # A definition that comes is noticed by itself.
-            if trouble is not None and trouble.cause != status.CRD_NOT_INSTALLED:
-                raise RetryLater(trouble.sentence, reason=trouble.cause)
+            if each is not None and each.cause != status.CRD_NOT_INSTALLED:
+                raise RetryLater(each.sentence, reason=each.cause)
 
-    async def _scale(self, key: Key, service: InferenceService, outcome: Outcome) -> AutoscalingStatus | None:
+    async def _scale(self, key: Key, service: InferenceService, outcome: Outcome) -> tuple[AutoscalingStatus | None, Trouble | None]:
+        """The words for the decision, and what kept it from being carried out."""
         if service.spec.autoscaling.mode == "None" or outcome.deployment is None or outcome.rollout is None:
             self.monitor.forget(key)
-            return None
+            return None, None
         current = outcome.rollout.wanted
         decision = self.monitor.decide(key, subject(service, outcome.rollout, rival=self.rivals.of(key)))
         if decision.desired != current:
-            await self.cluster.scale(outcome.deployment, decision.desired)
+            try:
+                await self.cluster.scale(outcome.deployment, decision.desired)
+            except NamespaceEnds:
+                raise
+            except Forbidden as error:
+                return self.monitor.tell(key, decision), replace(trouble("Deployment", service.name, error), bars_serving=False)
             self.monitor.scaled(key, before=current, after=decision.desired)
             await self.recorder.tell(outcome.service, [scaled(before=current, after=decision.desired, why=decision.sentence)])
-        return self.monitor.tell(key, decision)
+        return self.monitor.tell(key, decision), None
 
     async def _report(self, key: Key, seen: Observed, report: InferenceServiceStatus) -> None:
         if (wish := status.as_manifest(report)) != seen.manifest.get("status"):

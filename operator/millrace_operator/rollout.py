@@ -41,7 +41,7 @@ class Rollout:
     """The Deployment's counts. `updated` replicas run the present template."""
 
     settled: bool
-    """The Deployment controller has seen the present spec."""
+    """The counts are of the present template: the Deployment controller has seen it."""
     wanted: int
     replicas: int
     updated: int
@@ -76,7 +76,8 @@ class Rollout:
         return tuple(pod.address for pod in self.pods if pod.ready and pod.address)
 
 
-def read_rollout(deployment: Manifest, pods: Sequence[Manifest]) -> Rollout:
+def read_rollout(deployment: Manifest, pods: Sequence[Manifest], *, before: Manifest | None = None) -> Rollout:
+    """`before` is the Deployment as it was seen; what was counted then still holds after an edit that leaves the template as it was."""
     status = deployment.get("status") or {}
     living = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
     present = _revision(max(living, key=lambda pod: pod["metadata"].get("creationTimestamp", ""), default={}))
@@ -85,7 +86,7 @@ def read_rollout(deployment: Manifest, pods: Sequence[Manifest]) -> Rollout:
     # A pod that is over is told only when no other has anything to tell: it stays for hours beside those that replace it.
     living.sort(key=lambda pod: (pod.get("status") or {}).get("phase") == "Failed")
     return Rollout(
-        settled=status.get("observedGeneration", 0) >= deployment["metadata"]["generation"],
+        settled=_is_seen(deployment) or (before is not None and _is_seen(before) and _template(before) == _template(deployment)),
         wanted=deployment["spec"].get("replicas", 1),
         replicas=status.get("replicas", 0),
         updated=status.get("updatedReplicas", 0),
@@ -97,6 +98,17 @@ def read_rollout(deployment: Manifest, pods: Sequence[Manifest]) -> Rollout:
             for condition in status.get("conditions") or ()
         ),
     )
+
+
+def _is_seen(deployment: Manifest) -> bool:
+    """By the Deployment controller."""
+    generation: int = deployment["metadata"]["generation"]
+    return bool((deployment.get("status") or {}).get("observedGeneration", 0) >= generation)
+
+
+def _template(deployment: Manifest) -> Manifest | None:
+    template: Manifest | None = deployment["spec"].get("template")
+    return template
 
 
 def _revision(pod: Manifest) -> str | None:

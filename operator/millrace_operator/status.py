@@ -95,6 +95,8 @@ class Facts:
     monitoring: Trouble | None = None
     """What keeps Prometheus from finding the replicas; none of the other conditions looks at it."""
     autoscaling: AutoscalingStatus | None = None
+    unscaled: Trouble | None = None
+    """What keeps a decision of scaling from being carried out."""
     redis_serves: bool | None = None
     """None without a Redis of the service's own."""
 
@@ -125,7 +127,7 @@ class Facts:
     @property
     def trouble(self) -> Trouble | None:
         """The one to name: of what acting, the Deployment and the pods say, the first that needs a human, or else the first."""
-        troubles = list(self.problems)
+        troubles = [*self.problems, *([self.unscaled] if self.unscaled else [])]
         if self.rollout is not None and not self.complete:
             troubles += [self.rollout.trouble] if self.rollout.trouble else []
             troubles += [pod.trouble for pod in self.rollout.pods if pod.trouble]
@@ -207,7 +209,7 @@ def _gist(words: AutoscalingStatus) -> tuple[object, ...]:
 def _answers(facts: Facts) -> list[Answer]:
     answers = [] if facts.stepping else [_ready(facts), _reconciling(facts), _stalled(facts), _model_loaded(facts)]
     if facts.autoscaling is not None:
-        answers.append(_scaling_active(facts.autoscaling))
+        answers.append(_scaling_active(facts.autoscaling, facts.unscaled))
     if facts.redis_serves is not None:
         answers.append(_cache_degraded(serves=facts.redis_serves))
     if facts.service.spec.monitoring.enabled:
@@ -260,7 +262,9 @@ def _model_loaded(facts: Facts) -> Answer:
     return Answer("ModelLoaded", "Unknown", MODEL_LOADING)
 
 
-def _scaling_active(words: AutoscalingStatus) -> Answer:
+def _scaling_active(words: AutoscalingStatus, unscaled: Trouble | None) -> Answer:
+    if unscaled is not None:
+        return Answer("ScalingActive", "False", unscaled.cause, _sentence(unscaled))
     cause, _, sentence = (words.reason or "").partition(": ")
     if cause in NOT_SCALING:
         return Answer("ScalingActive", "False", cause, f"{sentence}. {NEXT_STEP[cause]}" if cause in NEXT_STEP else sentence)

@@ -41,7 +41,8 @@ class Pace:
 @dataclass
 class _Failures:
     count: int
-    last: float
+    earliest: float
+    """Before then nothing brings the next pass forward."""
 
 
 class Schedule(Generic[Key]):
@@ -58,11 +59,12 @@ class Schedule(Generic[Key]):
     def add(self, key: Key, *, now: float) -> None:
         """Ask for a pass after the burst. An earlier due time stands.
 
-        A failing key is not brought forward to less than `first_retry` after its failure: our own writes cause events too.
+        A failing key is not brought forward to less than `first_retry` after its failure, for our own writes cause events too, nor to less
+        than what the server asked to wait.
         """
         due = now + self._pace.coalesce
         if key in self._failures:
-            due = max(due, self._failures[key].last + self._pace.first_retry)
+            due = max(due, self._failures[key].earliest)
         waiting = self._again if key in self._running else self._due
         waiting[key] = min(due, waiting.get(key, due))
 
@@ -82,14 +84,15 @@ class Schedule(Generic[Key]):
     def failed(self, key: Key, *, now: float, at_least: float = 0) -> float:
         """Schedules the retry and returns its delay: full jitter over a window that doubles, never below `at_least`.
 
-        What was asked for while the pass ran comes `first_retry` after its failure, as what is asked for later does.
+        What was asked for while the pass ran comes as soon as what is asked for later.
         """
         count = self._failures[key].count + 1 if key in self._failures else 1
-        self._failures[key] = _Failures(count, now)
+        earliest = now + max(at_least, self._pace.first_retry)
+        self._failures[key] = _Failures(count, earliest)
         window = min(self._pace.first_retry * 2.0 ** min(count - 1, 30), self._pace.last_retry)
         delay = max(at_least, self._pace.coalesce, window * self._chance())
         self._finish(key)
-        asked = max(self._due.get(key, math.inf), now + self._pace.first_retry)
+        asked = max(self._due.get(key, math.inf), earliest)
         self._due[key] = min(now + delay, asked)
         return delay
 

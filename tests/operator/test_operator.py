@@ -8,7 +8,7 @@ import pytest
 
 from millrace_operator.manifest import Manifest
 from millrace_operator.names import FIELD_MANAGER
-from operators import Api, Process, cpu_service, eventually
+from operators import FOREIGN, Api, Process, cpu_service, eventually
 
 pytestmark = pytest.mark.apiserver
 
@@ -97,17 +97,6 @@ def test_a_label_that_is_taken_away_is_put_back(api: Api, shared_operator: Proce
         return live is not None and live["metadata"]["labels"].get("app.kubernetes.io/managed-by") == FIELD_MANAGER
 
     eventually(label, "the label is back")
-
-
-FOREIGN_PODS = {"selector": {"matchLabels": {"app": "theirs"}}}
-FOREIGN_TEMPLATE = {"metadata": {"labels": {"app": "theirs"}}, "spec": {"containers": [{"name": "x", "image": "x"}]}}
-FOREIGN = {
-    "deployments": ("apps/v1", "Deployment", {**FOREIGN_PODS, "template": FOREIGN_TEMPLATE}),
-    "networkpolicies": ("networking.k8s.io/v1", "NetworkPolicy", {"podSelector": {"matchLabels": {"app": "theirs"}}}),
-    "poddisruptionbudgets": ("policy/v1", "PodDisruptionBudget", {**FOREIGN_PODS, "maxUnavailable": 0}),
-    "services": ("v1", "Service", {"ports": [{"port": 1}], "selector": {"app": "theirs"}}),
-}
-"""What somebody else made: plural → apiVersion, kind, spec."""
 
 
 @pytest.mark.parametrize(("kind", "name"), CHILDREN)
@@ -209,6 +198,27 @@ def test_scaling_the_service_itself_scales_its_deployment(api: Api, shared_opera
     assert {label: labels[label] for label in (pair.split("=")[0] for pair in selector.split(","))} == dict(
         pair.split("=") for pair in selector.split(",")
     )
+
+
+def make_ready(api: Api) -> None:
+    """Every pod, as a kubelet would say it; there is none."""
+    pods = f"/api/v1/namespaces/{api.namespace}/pods"
+    ready = {"conditions": [{"type": "Ready", "status": "True"}], "phase": "Running"}
+    for pod in api.client.get(pods).json()["items"]:
+        api.patch(f"{pods}/{pod['metadata']['name']}/status", {"status": ready})
+
+
+def test_scaling_a_service_that_serves_leaves_it_ready(api: Api, shared_operator: Process) -> None:
+    api.create(cpu_service(autoscaling={"mode": "None"}, replicas=1))
+    eventually(lambda: api.client.get(f"/api/v1/namespaces/{api.namespace}/pods").json()["items"], "a replica")
+    make_ready(api)
+    eventually(lambda: api.condition("Ready") == ("True", "Serving"), "it serves")
+    since = api.since("Ready")
+    eventually(lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()) > since, "another second has come")
+    api.patch(f"{api.root}/chat/scale", {"spec": {"replicas": 3}})
+    eventually(lambda: api.condition("Reconciling") == ("True", "Starting"), "it is on its way to three")
+    eventually(lambda: api.service()["status"]["replicas"] == 3, "there are three")
+    assert (api.condition("Ready"), api.since("Ready")) == (("True", "Serving"), since)
 
 
 def test_mode_none_from_the_start_leaves_the_count_to_kubernetes_and_to_others(api: Api, shared_operator: Process) -> None:

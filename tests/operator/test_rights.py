@@ -14,6 +14,7 @@ pytestmark = pytest.mark.apiserver
 REDIS, MEMORY = {"spec": {"cache": {"type": "redis"}}}, {"spec": {"cache": {"type": "memory"}}}
 LEASES = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"]}
 RIGHTS: dict[tuple[str, str], Callable[[Api], object]] = {
+    ("deployments/scale", "patch"): lambda api: api.edit({"spec": {"autoscaling": {"minReplicas": 2}}}),
     ("deployments", "patch"): lambda api: api.edit({"spec": {"image": "other:1"}}),
     ("services", "create"): lambda api: api.delete(api.path("services", "chat")),
     ("secrets", "create"): lambda api: api.edit(REDIS),

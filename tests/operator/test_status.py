@@ -530,3 +530,27 @@ def test_the_sketch_of_gitops_names_the_kind_as_argo_cd_does() -> None:
     sketch = (CHECKOUT / "gitops/argocd/README.md").read_text()
     assert f"resource.customizations.health.{GROUP}_{KIND}" in sketch
     assert PAUSED_ANNOTATION in argo.HEALTH
+
+
+def test_an_edit_of_the_count_alone_leaves_what_serves_ready() -> None:
+    """Until the Deployment's controller has seen it; the counts of before still hold, for the template is the same."""
+    template = {"spec": {"containers": [{"name": "server", "image": "server:1"}]}}
+    before = deployment(wanted=1, ready=1)
+    before["spec"]["template"] = template
+    after = deployment(wanted=4, ready=1, seen=False)
+    after["metadata"]["generation"], after["spec"]["template"], after["status"] = 3, template, before["status"]
+    scaled = replace(facts(None, autoscaling={"mode": "None"}, replicas=4), rollout=read_rollout(after, [pod(ready=True)], before=before))
+    assert conditions(scaled)["Ready"] == ("True", "Serving")
+    assert conditions(scaled)["Reconciling"] == ("True", "Starting")
+    after["spec"]["template"] = {**template, "metadata": {"labels": {"a": "b"}}}
+    edited = replace(scaled, rollout=read_rollout(after, [pod(ready=True)], before=before))
+    assert conditions(edited)["Ready"] == ("False", "RollingOut")
+
+
+def test_a_step_of_scaling_that_is_forbidden_is_told_and_what_serves_is_ready() -> None:
+    forbidden = Trouble(cause="Forbidden", sentence="cannot patch deployments/scale", needs_a_human=False, bars_serving=False)
+    words = AutoscalingStatus(desired=2, reason="Minimum: 2 replicas at least")
+    seen = replace(facts(deployment(ready=1), pod(ready=True), autoscaling={"minReplicas": 2}), autoscaling=words, unscaled=forbidden)
+    assert conditions(seen)["ScalingActive"] == ("False", "Forbidden")
+    assert conditions(seen)["Reconciling"] == ("True", "Forbidden")
+    assert conditions(seen)["Ready"] == ("True", "Serving")
