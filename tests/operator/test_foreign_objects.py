@@ -68,5 +68,5 @@ def test_another_namespace_s_services_make_no_event_and_no_pass(
     change_a_pod(api, "marker-pod", child_labels("chat"))
     eventually(lambda: api.is_complete("marker") and hears(proxy, "marker-pod"), "what happened here is told")
     assert not hears(proxy, "foreign-")
-    assert operator.metric("millrace_services") == 2
+    eventually(lambda: operator.metric("millrace_services") == 2, "both passes have ended, and no other has been")
     assert "status" not in elsewhere.service("foreign-service") or "conditions" not in elsewhere.service("foreign-service")["status"]
