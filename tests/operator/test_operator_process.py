@@ -134,6 +134,11 @@ def test_a_stored_object_that_today_s_schema_refuses_is_told_once(api: Api, oper
     operator.wait_for_lists(3)
     assert writes(api.control_plane) == before
     assert not operator.said("retried")
+    api.edit({"spec": {"image": "other:1"}})  # what an edit leaves alone is not judged again
+    eventually(lambda: api.service()["status"]["observedGeneration"] == 2, "the edit is seen")
+    assert api.condition("Stalled") == ("True", "InvalidSpec")
+    api.edit({"spec": {"batching": {"maxSize": 32}}})
+    eventually(lambda: api.condition("Stalled")[0] == "False" and api.image() == "other:1", "the correction heals it")
 
 
 def test_the_operator_s_metrics_tell_its_work_and_every_service_until_it_goes(api: Api, operator: Process) -> None:
