@@ -96,6 +96,10 @@ class Process:
         """Of the whole series: `name{label="value"}`, labels in the order of the alphabet."""
         return float(next(line.split()[-1] for line in self.get("/metrics").text.splitlines() if line.startswith(f"{name} ")))
 
+    def total(self, name: str) -> float:
+        """Over all labels."""
+        return sum(float(line.split()[-1]) for line in self.get("/metrics").text.splitlines() if line.startswith(f"{name}{{"))
+
     def wait_for_passes(self, count: int) -> None:
         """Until `count` more passes have ended well."""
         wanted = self.passes() + count

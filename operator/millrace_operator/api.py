@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError
 from millrace_operator.fields import (
     ATOMIC_LIST,
     EXTENDED_RESOURCE,
+    UNIQUE_LIST,
     AnnotationValue,
     ImageName,
     LabelKey,
@@ -44,6 +45,8 @@ class ModelSpec(Model):
 
     name: ModelName
     """The name that clients send. Without `source` it is also the hub repository to download."""
+    aliases: Annotated[tuple[ModelName, ...], Field(max_length=8, json_schema_extra=UNIQUE_LIST)] = ()
+    """Further names that clients may send, such as a short one; `/v1/models` lists them."""
     source: (
         Annotated[
             str,

@@ -81,6 +81,8 @@ class Cluster:
         self.view = View()
         self._unlisted: dict[str, Forbidden] = {}
         self._undefined: dict[str, NotFound] = {}
+        self._newest: dict[Key, int] = {}
+        """The newest version that an answer about a service has shown."""
 
     async def keys(self, namespaces: Sequence[str]) -> set[Key]:
         """Every InferenceService of these namespaces, or of all when none is named."""
@@ -91,12 +93,14 @@ class Cluster:
         return found
 
     async def observe(self, key: Key) -> Observed | None:
-        """None when the service is gone."""
+        """None when the service is gone. Raises Conflict when the answer is older than an earlier one."""
         namespace, name = key
         try:
             manifest = await self._get(_path(API_VERSION, PLURAL, namespace, name))
         except NotFound:
+            self._newest.pop(key, None)
             return None
+        self._require_newest(manifest)
         if POD.kind in self._unlisted:
             raise self._unlisted[POD.kind]
         out_of_reach: dict[str, NotFound | Forbidden] = {**self._unlisted, **self._undefined}
@@ -115,6 +119,14 @@ class Cluster:
         children = tuple(each for each in seen if each["kind"] != POD.kind and owner_uid(each) == uid)
         pods = tuple(each for each in seen if each["kind"] == POD.kind and child_labels(name).items() <= each["metadata"]["labels"].items())
         return Observed(manifest, children, pods, out_of_reach)
+
+    def _require_newest(self, manifest: Manifest) -> None:
+        """To decide on an old wish would roll the pods back."""
+        metadata = manifest["metadata"]
+        key, version = (metadata["namespace"], metadata["name"]), int(metadata["resourceVersion"])
+        if version < self._newest.get(key, 0):
+            raise Conflict(409, "StaleAnswer", f"version {version} of {key} is older than one that was seen before")
+        self._newest[key] = version
 
     @property
     def sees_all(self) -> bool:
@@ -222,7 +234,7 @@ class Cluster:
         """Raises Conflict when the service has changed or gone since it was seen."""
         body = {**manifest, "status": status}
         body["metadata"] = {key: value for key, value in manifest["metadata"].items() if key != "managedFields"}
-        await self._write("PUT", f"{_path_of(manifest)}/status", body)
+        self._require_newest(await self._write("PUT", f"{_path_of(manifest)}/status", body))
         self._wrote(KIND, "status")
 
     async def create_event(self, event: Manifest) -> None:

@@ -45,6 +45,9 @@ class Model(BaseModel):
 ATOMIC_LIST = {"x-kubernetes-list-type": "atomic"}
 """A list that server-side apply replaces as a whole."""
 
+UNIQUE_LIST = {"x-kubernetes-list-type": "set"}
+"""A list in which nothing stands twice."""
+
 
 def list_map(*keys: str) -> dict[str, Any]:
     """A list of objects that server-side apply merges by `keys`, which together are unique."""

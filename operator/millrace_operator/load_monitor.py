@@ -54,7 +54,7 @@ def subject(service: InferenceService, rollout: Rollout, *, rival: str | None) -
 
 def _measured_for(service: InferenceService) -> str:
     spec = service.spec
-    parts = (spec.model, spec.device, spec.batching, spec.resources, spec.accelerators)
+    parts = (spec.model.model_copy(update={"aliases": ()}), spec.device, spec.batching, spec.resources, spec.accelerators)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
 

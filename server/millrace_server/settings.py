@@ -100,6 +100,8 @@ class EngineSettings(Settings):
 class ServerSettings(EngineSettings):
     """Every setting of a server. `None` means unset."""
 
+    model_aliases: str | None = Field(default=None, alias="MODEL_ALIASES", max_length=2048)
+    """Further names, separated by commas, that clients may send for the model; answers bear MODEL_NAME."""
     max_queue_size: int = Field(default=1000, alias="MAX_QUEUE_SIZE", ge=0, le=100_000)
     """Requests that may wait for a slot."""
     max_concurrent_requests: int = Field(default=100, alias="MAX_CONCURRENT_REQUESTS", ge=1, le=100_000)
@@ -147,6 +149,11 @@ class ServerSettings(EngineSettings):
     """Seconds that loading a model may stand still before `/livez` fails."""
     cache_max_bytes: int = Field(default=64 * 1024 * 1024, alias="CACHE_MAX_BYTES", ge=1024)
     """Memory for cached answers; the least recently used ones make room."""
+
+    @property
+    def served_names(self) -> tuple[str, ...]:
+        """What clients may call the model, its own name first."""
+        return (self.model_name, *filter(None, map(str.strip, (self.model_aliases or "").split(","))))
 
     @field_validator("redis_url")
     @classmethod

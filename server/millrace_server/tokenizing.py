@@ -94,7 +94,7 @@ class Tokenizing:
 
     def _check_model(self, model: str | None) -> None:
         if model is not None:
-            questions.known_model(model, served=self._inference.settings.model_name)
+            questions.known_model(model, served=self._inference.settings.served_names)
 
     def _prompt(self, request: TokenizeRequest) -> str | Conversation:
         """Raises BadRequest."""

@@ -125,6 +125,28 @@ def test_a_watch_that_fails_is_begun_anew_by_this_process_or_the_next(api: Api, 
     eventually(is_mended, "nothing is missed")
 
 
+def test_an_answer_that_is_older_than_what_was_seen_rolls_nothing_back(api: Api, proxy: Proxy, through: Start) -> None:
+    through()
+    api.create(cpu_service())
+    eventually(api.is_complete, "children exist")
+    old = Fault(200, api.client.get(f"{api.root}/chat").content)
+    api.edit({"spec": {"image": "other:1"}})
+    eventually(lambda: api.image() == "other:1" and api.is_complete(), "the edit is applied")
+    before = (api.get("deployments", "chat") or {})["metadata"]["generation"]
+    told: list[str] = []
+
+    def late(method: str, path: str) -> Fault | None:
+        if (method, path) != ("GET", f"{api.root}/chat") or len(told) == 3:
+            return None
+        told.append(path)
+        return old
+
+    proxy.fault = late
+    api.delete(api.path("services", "chat"))
+    eventually(lambda: len(told) == 3 and api.has("services", "chat"), "it asks until the answer is a new one")
+    assert (api.get("deployments", "chat") or {})["metadata"]["generation"] == before
+
+
 def test_a_store_that_is_full_is_read_and_written_again_when_there_is_room(api: Api, proxy: Proxy, through: Start) -> None:
     operator = through()
     api.create(cpu_service())

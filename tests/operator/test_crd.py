@@ -161,6 +161,7 @@ CASES = [
     ),
     Case("spec.model.name", MODEL_NAME, model(name="Qwen/Qwen2.5-0.5B"), model(name="$(whoami)")),
     Case("spec.model.name", "without spec.model.source", model(name="a:b", source="pvc://claim"), model(name="a:b")),
+    Case("spec.model.aliases[]", MODEL_NAME, model(aliases=["chat"]), model(aliases=["a,b"]), "spec.model.aliases[0]"),
     Case("spec.model.source", "must be hf://REPOSITORY", model(source="hf://a/b@main"), model(source="https://example.com")),
     Case("spec.model.tokenSecret", OBJECT_NAME, model(tokenSecret="hub-token"), model(tokenSecret="other/hub-token")),
     Case(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from millrace_operator.manifest import Manifest
-from millrace_operator.names import PAUSED_ANNOTATION
+from millrace_operator.names import LEASE, PAUSED_ANNOTATION
 from operators import DEADLINE, Api, Process, cpu_service, eventually, writes
 from services import example
 
@@ -85,6 +85,16 @@ def test_a_frozen_leader_is_followed_and_ends_when_it_wakes(api: Api, operator: 
     assert operator.said("leadership lost")
 
 
+def test_a_lease_that_is_deleted_is_made_again_and_one_given_to_somebody_else_ends_the_leader(api: Api, operator: Process) -> None:
+    lease = f"/apis/coordination.k8s.io/v1/namespaces/{api.namespace}/leases/{LEASE}"
+    api.delete(lease)
+    eventually(lambda: api.client.get(lease).status_code == 200, "it is made again")
+    assert operator.process.poll() is None
+    api.patch(lease, {"spec": {"holderIdentity": "somebody-else"}})
+    assert operator.process.wait(timeout=DEADLINE) == 1
+    assert operator.said("the Lease is now held by 'somebody-else'")
+
+
 def test_a_killed_leader_is_followed(operator: Process, start: Callable[..., Process]) -> None:
     second = start()
     eventually(lambda: second.said("probes and metrics"), "the second is up")
@@ -124,6 +134,11 @@ def test_a_stored_object_that_today_s_schema_refuses_is_told_once(api: Api, oper
     operator.wait_for_lists(3)
     assert writes(api.control_plane) == before
     assert not operator.said("retried")
+    api.edit({"spec": {"image": "other:1"}})  # what an edit leaves alone is not judged again
+    eventually(lambda: api.service()["status"]["observedGeneration"] == 2, "the edit is seen")
+    assert api.condition("Stalled") == ("True", "InvalidSpec")
+    api.edit({"spec": {"batching": {"maxSize": 32}}})
+    eventually(lambda: api.condition("Stalled")[0] == "False" and api.image() == "other:1", "the correction heals it")
 
 
 def test_the_operator_s_metrics_tell_its_work_and_every_service_until_it_goes(api: Api, operator: Process) -> None:
@@ -147,3 +162,22 @@ def test_why_passes_fail_is_counted(api: Api, operator: Process) -> None:
     assert api.client.post(api.path("services", ""), json=foreign).status_code == 201
     api.create(cpu_service())
     eventually(lambda: 'millrace_errors_total{reason="NameConflict"}' in operator.get("/metrics").text, "the reason is counted")
+
+
+def test_a_crowd_of_services_that_come_and_go_at_once_is_written_no_faster_than_the_bucket_allows(
+    api: Api, start: Callable[..., Process]
+) -> None:
+    per_second, burst, crowd = 40, 40, [f"chat-{number}" for number in range(40)]
+    operator = start(MILLRACE_WRITES_PER_SECOND=str(per_second), MILLRACE_WRITE_BURST=str(burst))
+    operator.wait_until_it_leads()
+    began = time.monotonic()
+    for name in crowd:
+        api.create(cpu_service(name))
+    eventually(lambda: all(api.is_complete(name) for name in crowd), "all have their children", seconds=120)
+    written = operator.total("millrace_writes_total")
+    assert written <= burst + per_second * (time.monotonic() - began)
+    api.delete(api.root)
+    eventually(lambda: "millrace_service_ready{" not in operator.get("/metrics").text, "nothing is told of them any more", seconds=60)
+    eventually(lambda: operator.metric("millrace_queue_depth") == 0, "the queue is empty")
+    assert not operator.said("Traceback")
+    assert not operator.said("TooManyRequests")

@@ -122,6 +122,7 @@ def server_settings(spec: InferenceServiceSpec, source: ModelSource) -> ServerSe
     """What the server of a replica is told."""
     return ServerSettings(
         MODEL_NAME=spec.model.name,
+        MODEL_ALIASES=",".join(spec.model.aliases) or None,
         MODEL_PATH=MODEL_FOLDER + (source.path if isinstance(source, ClaimSource) else ""),
         MODEL_REVISION=_pinned_revision(source),
         DEVICE=Device(spec.device),

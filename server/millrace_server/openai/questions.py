@@ -46,10 +46,10 @@ class Manner:
         return None if self.has_usage_event else UNSET
 
 
-def known_model(name: str, *, served: str) -> None:
-    """Raises ModelNotFound."""
-    if name != served:
-        raise ModelNotFound(f"{name[:200]!r} is not served here; the model is {served!r}", param="model")
+def known_model(name: str, *, served: Sequence[str]) -> None:
+    """`served` begins with the model's own name. Raises ModelNotFound."""
+    if name not in served:
+        raise ModelNotFound(f"{name[:200]!r} is not served here; the model is {served[0]!r}", param="model")
 
 
 def completion(request: CompletionRequest) -> tuple[Question, Manner]:

@@ -36,7 +36,7 @@ class Teller(Protocol):
 
 
 def add_routes(app: FastAPI, inference: Inference, *, call_of: Callable[[Request], Call]) -> None:
-    served = inference.settings.model_name
+    served = inference.settings.served_names
     started = int(time.time())  # noqa: TID251 - a date
 
     async def completions(request: Request) -> Response:
@@ -65,12 +65,12 @@ def add_routes(app: FastAPI, inference: Inference, *, call_of: Callable[[Request
 
     @app.get(MODELS)
     async def models() -> Response:
-        return json_response(ModelList(data=[_model(inference, started)]))
+        return json_response(ModelList(data=[_model(inference, name, started) for name in served]))
 
     @app.get(MODELS + "/{model:path}")
     async def model(model: str) -> Response:
         questions.known_model(model, served=served)
-        return json_response(_model(inference, started))
+        return json_response(_model(inference, model, started))
 
 
 async def _answer(request: Request, inference: Inference, question: Question, call: Call, teller: Teller) -> Response:
@@ -119,7 +119,7 @@ def _echoes(question: Question, text: Text) -> dict[int, str]:
     return {index: texts[index // question.copies] for index in range(question.answers)}
 
 
-def _model(inference: Inference, started: int) -> Model:
+def _model(inference: Inference, name: str, started: int) -> Model:
     state = inference.engine.state
     max_model_len = state.ready.max_length if isinstance(state, Serving) else None
-    return Model(id=inference.settings.model_name, created=started, max_model_len=max_model_len)
+    return Model(id=name, created=started, max_model_len=max_model_len)
