@@ -10,8 +10,8 @@ import httpx
 
 from kube import Kube, Manifest, Refused, condition, wait_for
 
-READY_SECONDS = 180
-"""A cold start on two busy cores: pull, import torch, load, warm up."""
+READY_SECONDS = 300
+"""A cold start on two busy cores: pull (each node its own), import torch, load, warm up."""
 PROXY_SECONDS = 30
 """kube-proxy programs a node's rules within a second of an endpoint's readiness, later on a busy machine."""
 CONNECT_SECONDS = 2

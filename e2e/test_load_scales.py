@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from demo_service import Service
+from demo_service import READY_SECONDS, Service
 from kube import Kube, Manifest, wait_for
 from traffic import Traffic
 
@@ -19,9 +19,8 @@ def test_a_load_step_adds_a_replica_that_serves_and_is_taken_away_again(kube: Ku
         words = wait_for("the status explains it", lambda: _told(service, desired=2), seconds=10, tell=service.describe)
         assert words["target"] == 2
         assert words["load"] > 2
-        wait_for(
-            "two replicas are ready", lambda: service.manifest()["status"].get("readyReplicas") == 2, seconds=120, tell=service.describe
-        )
+        two_ready = "two replicas are ready"
+        wait_for(two_ready, lambda: service.manifest()["status"].get("readyReplicas") == 2, seconds=READY_SECONDS, tell=service.describe)
         print(f"load step to second replica: {time.monotonic() - started:.1f} s")
     wait_for("one replica is left", lambda: service.replicas() == 1, seconds=90, tell=service.describe)
     wait_for("the status says so", lambda: _told(service, desired=1), seconds=10, tell=service.describe)
