@@ -92,8 +92,13 @@ class LoadReader:
 
     async def read(self, addresses: Sequence[str], *, limits: Limits) -> Reading:
         answers = await asyncio.gather(*(self._ask(address, limits) for address in addresses))
-        loads = tuple(load for load in answers if load is not None)
-        return Reading(at=self._clock(), ready=len(addresses), loads=loads)
+        told = [(address, load) for address, load in zip(addresses, answers, strict=True) if load is not None]
+        return Reading(
+            at=self._clock(),
+            ready=len(addresses),
+            loads=tuple(load for _, load in told),
+            addresses=tuple(address for address, _ in told),
+        )
 
     async def close(self) -> None:
         if self._session is not None:
@@ -237,6 +242,13 @@ class LoadMonitor:
     def scaled(self, key: tuple[str, str], *, before: int, after: int) -> None:
         followed = self._followed[key]
         followed.history = followed.history.scaled(before=before, after=after, now=self._clock())
+
+    def by_address(self, key: tuple[str, str]) -> dict[str, int]:
+        """Requests in the system of each replica that told them at the last look."""
+        reading = self._followed[key].history.reading
+        if reading is None:
+            return {}
+        return {address: load.queued + load.running for address, load in zip(reading.addresses, reading.loads, strict=True)}
 
     def tell(self, key: tuple[str, str], decision: Decision) -> AutoscalingStatus | None:
         """What the status should say: the old words unless the decision is news."""

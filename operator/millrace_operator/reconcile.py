@@ -1,14 +1,16 @@
 """One pass over one InferenceService: look, decide, act, report. Always the whole wish, never "what changed"."""
 
+import logging
 import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from millrace_operator import status
+from millrace_operator import status, victims
 from millrace_operator.act import Outcome, act
 from millrace_operator.api import AutoscalingStatus, InferenceService, InferenceServiceStatus, InvalidService, parse, parse_status
 from millrace_operator.cluster import Cluster, Observed
+from millrace_operator.connection import Conflict, Forbidden
 from millrace_operator.desired import Platform, children, redis_secret, runs_redis
 from millrace_operator.drift import Repairs
 from millrace_operator.events import Recorder, news, repaired, scaled
@@ -19,6 +21,8 @@ from millrace_operator.names import redis
 from millrace_operator.rivals import Rivals
 from millrace_operator.view import Key
 from millrace_operator.workqueue import RetryLater
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,11 +80,21 @@ class Reconciler:
             return None
         current = outcome.rollout.wanted
         decision = self.monitor.decide(key, subject(service, outcome.rollout, rival=self.rivals.of(key)))
+        if decision.desired < current:
+            await self._mark(key, outcome, leaving=current - decision.desired)
         if decision.desired != current:
             await self.cluster.scale(outcome.deployment, decision.desired)
             self.monitor.scaled(key, before=current, after=decision.desired)
             await self.recorder.tell(outcome.service, [scaled(before=current, after=decision.desired, why=decision.sentence)])
         return self.monitor.tell(key, decision)
+
+    async def _mark(self, key: Key, outcome: Outcome, *, leaving: int) -> None:
+        """So that the least busy replicas go. Nobody waits for it: with any other one the drain takes longer, and nothing is lost."""
+        for pod, cost in victims.marks(outcome.pods, self.monitor.by_address(key), leaving=leaving):
+            try:
+                await self.cluster.mark(pod, victims.DELETION_COST, cost)
+            except (Conflict, Forbidden) as error:
+                logger.warning("pod %s is not marked to go first or later: %s", pod["metadata"]["name"], error)
 
     async def _report(self, key: Key, seen: Observed, report: InferenceServiceStatus) -> None:
         if (wish := status.as_manifest(report)) != seen.manifest.get("status"):
