@@ -3,9 +3,7 @@
 Nothing is skipped where no cluster can be had: the tests fail with the reason, and `make test E2E=0` leaves them out on purpose.
 """
 
-import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -15,7 +13,7 @@ from cluster.provider import Provider, choose
 from demo.image import model_image
 from demo_service import Service, demo_service
 from installation import Installation, References
-from kube import Kube
+from kube import Kube, fresh_namespace
 from redis_image import redis_image
 
 
@@ -59,16 +57,6 @@ def installation(kube: Kube, references: References) -> Installation:
     installed = Installation(kube, references)
     installed.by_chart()
     return installed
-
-
-@contextmanager
-def fresh_namespace(kube: Kube) -> Iterator[str]:
-    """A namespace that enforces Pod Security `restricted`; deleted afterwards, with all that is in it."""
-    name = f"e2e-{uuid.uuid4().hex[:6]}"
-    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-    kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
-    yield name
-    kube.kubectl("delete", "namespace", name, "--wait=false")
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ READY_SECONDS = 300
 PROXY_SECONDS = 30
 """kube-proxy programs a node's rules within a second of an endpoint's readiness, later on a busy machine."""
 CONNECT_SECONDS = 2
+PATIENT = {"requestTimeoutSeconds": 120, "drainSeconds": 120}
+"""Nothing meets its deadline, or is refused because it would: how long an answer takes on a busy machine is not what is tested."""
 QUIET_SECONDS = 60
 """The operator tells of a smaller load once in 30 s."""
 

@@ -2,9 +2,12 @@
 
 import json
 import os
+import re
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -46,10 +49,30 @@ class Kube:
         """Client-side apply, as most users do. Raises Refused."""
         return self.kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": list(manifests)}))
 
+    def delete(self, *manifests: Manifest) -> None:
+        """What of it is there, and wait until it is gone. Raises Refused."""
+        everything = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(manifests)})
+        self.kubectl("delete", "--ignore-not-found", "--timeout=2m", "-f", "-", stdin=everything)
+
     def get(self, *arguments: str) -> Manifest:
         """The object, or the list, as JSON. Raises Refused when it is not there."""
         answer: Manifest = json.loads(self.kubectl("get", *arguments, "-o", "json"))
         return answer
+
+    @contextmanager
+    def forwarded(self, namespace: str, pod: str, port: int) -> Iterator[str]:
+        """The URL of a port of this machine that leads to one pod, past every Service. Raises Refused."""
+        command = [str(tool("kubectl")), "port-forward", "--address=127.0.0.1", "-n", namespace, f"pod/{pod}", f":{port}"]
+        environment = {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                said = process.stdout.readline() if process.stdout else ""
+                found = re.match(r"Forwarding from (\S+) ->", said)
+                if found is None:
+                    raise Refused(f"kubectl port-forward said {said!r}")
+                yield f"http://{found[1]}"
+            finally:
+                process.terminate()
 
     def exists(self, *arguments: str) -> bool:
         return bool(self.kubectl("get", *arguments, "-o", "name", "--ignore-not-found"))
@@ -66,6 +89,16 @@ class Kube:
         if done.returncode:
             raise Refused(done.stderr.strip())
         return done.stdout
+
+
+@contextmanager
+def fresh_namespace(kube: Kube) -> Iterator[str]:
+    """A namespace that enforces Pod Security `restricted`; deleted afterwards, with all that is in it."""
+    name = f"e2e-{uuid.uuid4().hex[:6]}"
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+    yield name
+    kube.kubectl("delete", "namespace", name, "--wait=false")
 
 
 def wait_for(what: str, look: Callable[[], T | None], *, seconds: float, tell: Callable[[], object] = lambda: "") -> T:

@@ -1,6 +1,7 @@
 """Clients that ask a service steadily and remember every answer that was not a right one."""
 
 import asyncio
+import json
 import threading
 import time
 from collections import Counter
@@ -8,6 +9,11 @@ from types import TracebackType
 from typing import Self
 
 import httpx
+
+from demo.model import NAME
+
+REFUSED_PAUSE_SECONDS = 1
+"""Before whoever was told 503 asks again."""
 
 
 class TrafficStopped(Exception):
@@ -28,11 +34,13 @@ class Traffic:
         clients: int,
         max_tokens: int = 16,
         prompt: str = "1 2 3 4 5",
+        stream: bool = False,
         most_seconds: float = 600,
         leave_seconds: float = 90,
     ) -> None:
-        self._url = f"{url}/api/v1/infer"
+        self._url = url
         self._body = {"prompt": prompt, "max_tokens": max_tokens, "temperature": 0}
+        self._stream = stream
         self._clients = clients
         self._most_seconds = most_seconds
         self._leave_seconds = leave_seconds
@@ -40,7 +48,7 @@ class Traffic:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._failure: BaseException | None = None
         self.outcomes: Counter[str] = Counter()
-        """`200 <text>`, another status, or the name of what a request raised → how often."""
+        """`200 <text>` of whole answers, another status, how a stream ended too early, or the name of what a request raised → how often."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -81,13 +89,33 @@ class Traffic:
 
             async def one() -> None:
                 while not self._stop.is_set() and time.monotonic() < end:
-                    self.outcomes[await self._outcome(client)] += 1
+                    outcome = await self._outcome(client)
+                    self.outcomes[outcome] += 1
+                    if outcome == str(httpx.codes.SERVICE_UNAVAILABLE.value):
+                        await asyncio.sleep(REFUSED_PAUSE_SECONDS)
 
             await asyncio.gather(*(one() for _ in range(self._clients)))
 
     async def _outcome(self, client: httpx.AsyncClient) -> str:
         try:
-            answer = await client.post(self._url, json=self._body)
-            return f"200 {answer.json()['text']}" if answer.status_code == httpx.codes.OK else str(answer.status_code)
+            return await (self._streamed(client) if self._stream else self._whole(client))
         except Exception as error:  # noqa: BLE001 - whatever it is, this request was not answered
             return type(error).__name__
+
+    async def _whole(self, client: httpx.AsyncClient) -> str:
+        answer = await client.post(f"{self._url}/api/v1/infer", json=self._body)
+        return f"200 {answer.json()['text']}" if answer.status_code == httpx.codes.OK else str(answer.status_code)
+
+    async def _streamed(self, client: httpx.AsyncClient) -> str:
+        """Whole is what came to the end that the server itself gives a stream, after as many bytes as HTTP announced."""
+        events: list[str] = []
+        body = {**self._body, "model": NAME, "stream": True, "ignore_eos": True}
+        async with client.stream("POST", f"{self._url}/v1/completions", json=body) as answer:
+            if answer.status_code != httpx.codes.OK:
+                return str(answer.status_code)
+            events.extend([line.removeprefix("data: ") async for line in answer.aiter_lines() if line])
+        if not events or events[-1] != "[DONE]":
+            return f"cut after {len(events)} events"
+        told = [json.loads(event) for event in events[:-1]]
+        failed = [event for event in told if "error" in event]
+        return f"ended with {failed[0]}" if failed else "200 " + "".join(event["choices"][0]["text"] for event in told)

@@ -58,8 +58,14 @@ HELM = Module(
     commands={"helm": "helm.sh/helm/v3/cmd/helm"},
     link_flags=f"-s -w -X helm.sh/helm/v3/internal/version.version={versions.HELM}",
 )
+METRICS_SERVER = Module(
+    name="metrics-server",
+    version=versions.METRICS_SERVER,
+    commands={"metrics-server": "sigs.k8s.io/metrics-server/cmd/metrics-server"},
+    link_flags=f"-s -w -X sigs.k8s.io/metrics-server/pkg/version.gitVersion={versions.METRICS_SERVER}",
+)
 KIND = Module(name="kind", version=versions.KIND, commands={"kind": "sigs.k8s.io/kind"}, link_flags="-s -w")
-MODULES = {program: module for module in (KUBERNETES, COREDNS, HELM, KIND) for program in module.commands}
+MODULES = {program: module for module in (KUBERNETES, COREDNS, HELM, METRICS_SERVER, KIND) for program in module.commands}
 
 
 def binary(program: str) -> Path:

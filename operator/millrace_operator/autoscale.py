@@ -32,6 +32,8 @@ class Reading:
     at: float
     ready: int
     loads: tuple[Load, ...]
+    addresses: tuple[str, ...] = ()
+    """Whose loads they are, in the same order, where that is known."""
 
     @property
     def share(self) -> float:

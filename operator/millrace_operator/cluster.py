@@ -1,7 +1,7 @@
 """The only Kubernetes I/O of a pass: observe, apply, prune, scale, write the status. It chooses nothing.
 
 Every write goes through the guard (do we still lead?), the token bucket and a timeout. Server-side apply has one field manager;
-every write but a creation carries the version it was decided on, so that one that comes too late is refused.
+every write but a creation and a mark carries the version it was decided on, so that one that comes too late is refused.
 """
 
 import asyncio
@@ -229,6 +229,13 @@ class Cluster:
         async with self._over_what_was_seen(deployment):
             await self._write("PATCH", f"{_path_of(deployment)}/scale", body, content_type=MERGE)
         self._wrote(deployment["kind"], "scale")
+
+    async def mark(self, pod: Manifest, annotation: str, value: str | None) -> None:
+        """None takes the annotation away. Raises Conflict when the pod has gone since it was seen; its kubelet may have written."""
+        metadata = pod["metadata"]
+        body = {"metadata": {"uid": metadata["uid"], "annotations": {annotation: value}}}
+        await self._write("PATCH", _path(POD.api_version, POD.plural, metadata["namespace"], metadata["name"]), body, content_type=MERGE)
+        self._wrote(POD.kind, "patch")
 
     async def write_status(self, manifest: Manifest, status: Manifest) -> None:
         """Raises Conflict when the service has changed or gone since it was seen."""

@@ -80,8 +80,13 @@ class LoadReader:
 
     async def read(self, addresses: Sequence[str], *, limits: Limits) -> Reading:
         answers = await asyncio.gather(*(self._ask(address, limits) for address in addresses))
-        loads = tuple(load for load in answers if load is not None)
-        return Reading(at=self._clock(), ready=len(addresses), loads=loads)
+        told = [(address, load) for address, load in zip(addresses, answers, strict=True) if load is not None]
+        return Reading(
+            at=self._clock(),
+            ready=len(addresses),
+            loads=tuple(load for _, load in told),
+            addresses=tuple(address for address, _ in told),
+        )
 
     async def close(self) -> None:
         if self._session is not None:

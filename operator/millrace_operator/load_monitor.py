@@ -130,6 +130,13 @@ class LoadMonitor:
         followed = self._followed[key]
         followed.history = followed.history.scaled(before=before, after=after, now=self._clock())
 
+    def by_address(self, key: tuple[str, str]) -> dict[str, int]:
+        """Requests in the system of each replica that told them at the last look."""
+        reading = self._followed[key].history.reading
+        if reading is None:
+            return {}
+        return {address: load.queued + load.running for address, load in zip(reading.addresses, reading.loads, strict=True)}
+
     def tell(self, key: tuple[str, str], decision: Decision) -> AutoscalingStatus | None:
         """What the status should say: the old words unless the decision is news."""
         followed = self._followed[key]

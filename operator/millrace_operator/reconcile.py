@@ -1,15 +1,16 @@
 """One pass over one InferenceService: look, decide, act, report. Always the whole wish, never "what changed"."""
 
+import logging
 import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from millrace_operator import status
+from millrace_operator import status, victims
 from millrace_operator.act import Outcome, act, trouble
 from millrace_operator.api import AutoscalingStatus, InferenceService, InferenceServiceStatus, InvalidService, parse, parse_status
 from millrace_operator.cluster import Cluster, Observed
-from millrace_operator.connection import Forbidden, NamespaceEnds
+from millrace_operator.connection import Conflict, Forbidden, NamespaceEnds
 from millrace_operator.desired import Platform, children, redis_secret, runs_redis
 from millrace_operator.drift import Repairs
 from millrace_operator.events import Recorder, news, repaired, scaled
@@ -21,6 +22,8 @@ from millrace_operator.rivals import Rivals
 from millrace_operator.rollout import Trouble
 from millrace_operator.view import Key
 from millrace_operator.workqueue import RetryLater
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +83,8 @@ class Reconciler:
             return None, None
         current = outcome.rollout.wanted
         decision = self.monitor.decide(key, subject(service, outcome.rollout, rival=self.rivals.of(key)))
+        if decision.desired < current:
+            await self._mark(key, outcome, leaving=current - decision.desired)
         if decision.desired != current:
             try:
                 await self.cluster.scale(outcome.deployment, decision.desired)
@@ -90,6 +95,14 @@ class Reconciler:
             self.monitor.scaled(key, before=current, after=decision.desired)
             await self.recorder.tell(outcome.service, [scaled(before=current, after=decision.desired, why=decision.sentence)])
         return self.monitor.tell(key, decision), None
+
+    async def _mark(self, key: Key, outcome: Outcome, *, leaving: int) -> None:
+        """So that the least busy replicas go. Nobody waits for it: with any other one the drain takes longer, and nothing is lost."""
+        for pod, cost in victims.marks(outcome.pods, self.monitor.by_address(key), leaving=leaving):
+            try:
+                await self.cluster.mark(pod, victims.DELETION_COST, cost)
+            except (Conflict, Forbidden) as error:
+                logger.warning("pod %s is not marked to go first or later: %s", pod["metadata"]["name"], error)
 
     async def _report(self, key: Key, seen: Observed, report: InferenceServiceStatus) -> None:
         if (wish := status.as_manifest(report)) != seen.manifest.get("status"):

@@ -63,6 +63,25 @@ def test_an_answer_that_is_not_a_right_one_is_counted_and_the_client_asks_on(sta
     assert traffic.outcomes["200 1 2 3"] == traffic.answered
 
 
+EVENT = b'data: {"choices": [{"text": "1 2"}]}\n\n'
+
+
+@pytest.mark.parametrize(
+    ("body", "outcome"),
+    [
+        (EVENT + EVENT + b"data: [DONE]\n\n", "200 1 21 2"),
+        (EVENT, "cut after 1 events"),
+        (b"", "cut after 0 events"),
+        (b'data: {"error": {"code": "engine_failed"}}\n\ndata: [DONE]\n\n', "ended with {'error': {'code': 'engine_failed'}}"),
+        (b"<html>", "cut after 1 events"),
+    ],
+)
+def test_a_stream_that_did_not_come_to_its_own_end_is_no_answer(body: bytes, outcome: str) -> None:
+    with answering(lambda: (200, body)) as url, Traffic(url, clients=1, stream=True) as traffic:
+        wait_until(lambda: traffic.outcomes.total() > 0, "one stream has ended", seconds=30)
+    assert set(traffic.outcomes) == {outcome}
+
+
 def test_a_refused_connection_is_counted() -> None:
     with answering(lambda: (200, RIGHT)) as url:
         pass

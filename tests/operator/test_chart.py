@@ -123,7 +123,7 @@ def test_the_operator_may_do_what_a_pass_does_and_nothing_else() -> None:
         (GROUP, PLURAL): {"get", "list", "watch"},
         (GROUP, f"{PLURAL}/status"): {"update"},
         ("apps", "deployments/scale"): {"patch"},
-        ("", "pods"): {"list", "watch"},
+        ("", "pods"): {"list", "watch", "patch"},
         ("", "secrets"): {"create"},
         ("autoscaling", "horizontalpodautoscalers"): {"list"},
         ("events.k8s.io", "events"): {"create", "patch"},

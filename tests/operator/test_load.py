@@ -115,6 +115,7 @@ async def test_all_replicas_are_asked_and_the_silent_the_broken_and_the_endless_
     }
     reading = await reader.read([*replicas.answers, "127.0.0.1:1"], limits=LIMITS)
     assert (reading.ready, len(reading.loads), reading.load) == (6, 2, 16)
+    assert reading.addresses == ("127.0.0.1", "127.0.0.5"), "whose loads they are"
 
 
 class Clock:
@@ -167,6 +168,19 @@ async def test_a_steady_load_that_the_status_tells_calls_for_nothing(replicas: R
     calls.clear()
     await watching.tick()
     assert calls == []
+
+
+async def test_each_replica_s_requests_are_known_by_its_address(replicas: Replicas, reader: LoadReader) -> None:
+    watching = monitor(reader, [])
+    replicas.answers = {
+        "127.0.0.1": lambda: b"",
+        "127.0.0.2": lambda: answer(queued=4, running=5),
+        "127.0.0.3": lambda: answer(queued=0, running=1),
+    }
+    watching.decide(CHAT, replace(SUBJECT, addresses=tuple(replicas.answers)))
+    assert watching.by_address(CHAT) == {}, "before the first look"
+    await watching.tick()
+    assert watching.by_address(CHAT) == {"127.0.0.2": 9, "127.0.0.3": 1}
 
 
 async def test_a_forgotten_service_is_asked_no_more(replicas: Replicas, reader: LoadReader) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from millrace_operator.manifest import Manifest
 from millrace_operator.names import FIELD_MANAGER, child_labels
+from millrace_operator.victims import DELETION_COST, FIRST
 from operators import FOREIGN, Api, Process, cpu_service, eventually
 from rights import Right, granted, installed, kubeconfig, requests, used
 
@@ -40,6 +41,15 @@ def make_as_an_earlier_version_did(api: Api, kind: str, name: str, *, owner: Man
     assert answer.status_code == 201, answer.text
 
 
+def make_a_replica_that_was_to_go_first(api: Api, name: str) -> None:
+    pod = {
+        "metadata": {"name": name, "labels": child_labels("chat"), "annotations": {DELETION_COST: FIRST}},
+        "spec": {"containers": [{"name": "x", "image": "x"}]},
+    }
+    made = api.client.post(f"/api/v1/namespaces/{api.namespace}/pods", json=pod)
+    assert made.status_code == 201, made.text
+
+
 def live_a_life(api: Api, operator: Process, start_next: Callable[[], Process]) -> None:
     """Every duty of an operator, once."""
     for kind in FOREIGN:
@@ -56,6 +66,9 @@ def live_a_life(api: Api, operator: Process, start_next: Callable[[], Process]) 
         eventually(lambda: "app" not in (api.get("services", "chat") or {})["spec"]["selector"], "it is put back, and told")
     api.edit({"spec": {"image": "other:1", "cache": {"type": "memory"}, "autoscaling": {"minReplicas": 3}}})
     eventually(lambda: api.image() == "other:1" and not api.has("deployments", "chat-redis") and api.is_replicas(3), "an edit")
+    make_a_replica_that_was_to_go_first(api, "chat-1")
+    api.edit({"spec": {"autoscaling": {"minReplicas": 1, "maxReplicas": 2}}})
+    eventually(lambda: api.is_replicas(2), "it shrinks, and sees anew who goes first")
     following = start_next()
     assert operator.stop() == 0
     following.wait_until_it_leads()

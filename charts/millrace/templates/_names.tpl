@@ -52,9 +52,10 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 - apiGroups: [""]
   resources: [secrets]
   verbs: [create]
+# Those that go first when a service shrinks get a mark.
 - apiGroups: [""]
   resources: [pods]
-  verbs: [list, watch]
+  verbs: [list, watch, patch]
 # Others' autoscalers: a Deployment that has one is left to it.
 - apiGroups: [autoscaling]
   resources: [horizontalpodautoscalers]
