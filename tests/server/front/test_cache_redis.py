@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import logging
 import pickle
 import shutil
@@ -9,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from redis.exceptions import ResponseError
 
@@ -16,6 +18,7 @@ from cluster.process import wait_until
 from millrace_server.cache.keys import SEAL_BYTES, seal
 from millrace_server.cache.redis import CONNECTIONS, MAX_VALUE_BYTES, MAX_WRITES, RedisStore
 from millrace_server.cache.store import Lookup
+from millrace_server.recording import Recording
 from running_redis import PASSWORD, RunningRedis, eventually
 
 SECRET = b"s" * 32
@@ -115,6 +118,29 @@ async def test_a_poisoned_value_is_a_miss_and_is_deleted(redis: RunningRedis, st
     assert await look(store) is Lookup.corrupt
     await eventually(lambda: store.get(KEY), lambda found: found is Lookup.miss)
     await keep(store, b"answer")
+
+
+class Payload:
+    def __init__(self, canary: Path) -> None:
+        self._canary = canary
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self._canary,)
+
+
+async def test_code_in_a_value_is_never_run_whoever_sealed_it(redis: RunningRedis, store: RedisStore, tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+    touch = f"__import__('os').system('touch {canary}')"
+    codes = [pickle.dumps(Payload(canary)), touch.encode(), json.dumps({"__reduce__": ["os.system", [f"touch {canary}"]]}).encode()]
+    codes.append(f"!!python/object/apply:os.system ['touch {canary}']".encode())
+    for code in codes:
+        redis.command("SET", NAME, seal(SECRET, KEY, code))
+        assert await look(store) == code
+        with pytest.raises(msgspec.DecodeError):
+            Recording.decode(code)
+    assert not canary.exists()
+    pickle.loads(codes[0])
+    assert canary.exists(), "it would have sung"
 
 
 async def test_a_huge_foreign_value_is_not_fetched(redis: RunningRedis, store: RedisStore) -> None:
