@@ -3,15 +3,20 @@
 No prompt, no answer and no key is ever logged.
 """
 
+import contextlib
+import fcntl
 import json
 import logging
+import os
+import select
 import sys
 import time
-from typing import TextIO
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "color_message"}
 MAX_VALUE_CHARACTERS = 2000
 MAX_EXCEPTION_CHARACTERS = 8000
+PIPE_BYTES = 1024 * 1024
+"""What a pipe holds of a burst before its reader comes: the most that Linux grants to everybody."""
 
 
 class JSONFormatter(logging.Formatter):
@@ -38,10 +43,52 @@ def _shortened(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most // 2]} … {text[-most // 2 :]}"
 
 
-def configure(*, stream: TextIO | None = None, level: int = logging.INFO) -> None:
-    handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(JSONFormatter())
-    logging.basicConfig(level=level, handlers=[handler], force=True)
+class LineHandler(logging.Handler):
+    """Writes lines to a file descriptor and never waits: a full disk, or a collector that has stopped reading, holds up no request.
+
+    What finds no room is dropped; how many lines that were is the first thing written when there is room again.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self.setFormatter(JSONFormatter())
+        self._descriptor = descriptor
+        self._dropped = 0
+        self._is_torn = False
+        self._room = select.poll()
+        self._room.register(descriptor, select.POLLOUT)
+        with contextlib.suppress(OSError):  # it is no pipe
+            fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = self.format(record)
+            if self._dropped and self._write(self._complaint()):
+                self._dropped = 0
+            if self._dropped or not self._write(line):
+                self._dropped += 1
+        except Exception:  # noqa: BLE001 - as every handler: a line that cannot be made fails no request
+            self.handleError(record)
+
+    def _complaint(self) -> str:
+        fields = {"name": __name__, "levelname": "WARNING", "msg": "log lines found no room and were dropped", "count": self._dropped}
+        return self.format(logging.makeLogRecord(fields))
+
+    def _write(self, line: str) -> bool:
+        """Whether all of it was written."""
+        left = (b"\n" if self._is_torn else b"") + line.encode() + b"\n"
+        try:
+            # A pipe that has any room takes as much as this at once; more could block.
+            while left and self._room.poll(0):
+                written = os.write(self._descriptor, left[: select.PIPE_BUF])
+                left, self._is_torn = left[written:], written < len(left)
+        except OSError:
+            return False
+        return not left
+
+
+def configure() -> None:
+    logging.basicConfig(level=logging.INFO, handlers=[LineHandler(sys.stderr.fileno())], force=True)
     # uvicorn's own life-cycle lines repeat what the lifecycle module says.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     # Its lines would repeat the signatures in a hub's addresses.

@@ -16,6 +16,7 @@ MOST_URGENT, LEAST_URGENT = -100, 100
 
 Count = Annotated[int, Meta(ge=1, le=LARGEST_INTEGER)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Label = Annotated[str, Meta(max_length=512)]
 TokenID = Annotated[int, Meta(ge=0, le=LARGEST_INTEGER)]
 
 
@@ -56,10 +57,10 @@ class SamplingRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Unset: greedy answers are cached. True: sampled ones too. False: neither read nor written."""
 
     # Accepted and without effect: none of them could change an answer.
-    user: object = None
+    user: Label | None = None
     metadata: object = None
-    safety_identifier: object = None
-    prompt_cache_key: object = None
+    safety_identifier: Label | None = None
+    prompt_cache_key: Label | None = None
     prompt_cache_retention: object = None
     store: object = None
     service_tier: object = None

@@ -3,14 +3,17 @@
 import io
 import json
 import logging
+import os
+import select
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millrace_server.logs import JSONFormatter
+from millrace_server.logs import JSONFormatter, LineHandler
 
 LONGEST = 64 * 1024
 
@@ -73,3 +76,59 @@ def test_messages_values_and_exceptions_are_bounded_and_keep_both_ends(stream: i
     assert read["exception"].startswith("Traceback")
     assert ", in fails" in read["exception"]
     assert read["exception"].endswith("xend")
+
+
+def say(handler: LineHandler, message: str) -> None:
+    handler.handle(logging.makeLogRecord({"name": "of.this.test", "levelname": "INFO", "msg": message}))
+
+
+@pytest.mark.parametrize("length", [10, 1990, 60_000], ids=["short", "long", "longer than a page"])
+def test_lines_that_nobody_reads_are_dropped_and_counted_and_keep_nobody_waiting(length: int) -> None:
+    reader, writer = os.pipe()
+    handler = LineHandler(writer)
+    lines = 12_000
+    try:
+        for number in range(lines):
+            exception = (RuntimeError, RuntimeError("x" * length), None)
+            handler.handle(logging.makeLogRecord({"name": "n", "levelname": "INFO", "msg": str(number), "exc_info": exception}))
+        held = b""
+        while select.select([reader], [], [], 0)[0]:
+            held += os.read(reader, 65536)
+        say(handler, "after")
+        held += os.read(reader, 65536)
+    finally:
+        os.close(reader)
+        os.close(writer)
+    *kept, complaint, after = held.decode().splitlines()
+    whole = [json.loads(line)["message"] for line in kept if line.endswith("}")]
+    assert whole == [str(number) for number in range(len(whole))]
+    assert 0 <= len(kept) - len(whole) <= 1, "only the last one may be torn, and it spoils no other"
+    assert json.loads(complaint)["count"] == lines - len(whole)
+    assert json.loads(after)["message"] == "after"
+
+
+def test_a_full_disk_fails_nobody() -> None:
+    descriptor = os.open("/dev/full", os.O_WRONLY)
+    try:
+        handler = LineHandler(descriptor)
+        say(handler, "one")
+        say(handler, "two")
+    finally:
+        os.close(descriptor)
+
+
+def test_a_reader_that_is_gone_fails_nobody() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        say(LineHandler(writer), "one")
+    finally:
+        os.close(writer)
+
+
+def test_a_file_takes_every_line(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("wb") as file:
+        handler = LineHandler(file.fileno())
+        for number in range(100):
+            say(handler, f"{number}" * 1000)
+    assert len([json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]) == 100

@@ -30,6 +30,9 @@ def chat(**fields: Any) -> tuple[Question, Manner]:  # noqa: ANN401 - any JSON
 
 
 EITHER = [
+    ({"user": "x" * 513}, "user", "at most 512 characters long"),
+    ({"safety_identifier": "x" * 513}, "safety_identifier", "at most 512 characters long"),
+    ({"prompt_cache_key": "x" * 513}, "prompt_cache_key", "at most 512 characters long"),
     ({"temperature": 2.1}, "temperature", "it must be at least 0 and at most 2"),
     ({"top_p": 0}, "top_p", "it must be above 0 and at most 1"),
     ({"top_k": -2}, "top_k", "it must be at least -1"),

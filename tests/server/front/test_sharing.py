@@ -80,6 +80,21 @@ async def test_a_thousand_equal_questions_are_one_run_streamed_or_not() -> None:
     assert is_idle(server)
 
 
+async def test_of_a_thousand_equal_questions_the_one_that_stays_is_answered_by_the_same_run() -> None:
+    server, engine = scripted()
+    streams = [Stream(server, question(), call()) for _ in range(1000)]
+    await until(lambda: len(engine.streams) == 1 and all(stream.source for stream in streams))
+    engine.say(0, "ab")
+    *leaving, last = streams
+    for stream in leaving:
+        stream.task.cancel()
+    await asyncio.wait({stream.task for stream in leaving})
+    engine.say(0, "c", finish_reason="length")
+    await last.task
+    assert (last.text, len(engine.streams)) == ("abc", 1)
+    assert is_idle(server)
+
+
 async def test_a_stream_that_joins_hears_what_was_said_before_and_what_comes() -> None:
     server, engine = scripted()
     async with reading(server, question()) as first:
