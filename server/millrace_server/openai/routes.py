@@ -39,6 +39,7 @@ def add_routes(app: FastAPI, inference: Inference, *, call_of: Callable[[Request
     served = inference.settings.served_names
     started = int(time.time())  # noqa: TID251 - a date
 
+    @app.post(COMPLETIONS)
     async def completions(request: Request) -> Response:
         body = read(await request.body(), CompletionRequest)
         call = call_of(request)
@@ -49,6 +50,7 @@ def add_routes(app: FastAPI, inference: Inference, *, call_of: Callable[[Request
         teller = CompletionTeller(head=head, manner=manner, spelling=text.spelling, echoes=_echoes(question, text) if manner.echo else {})
         return await _answer(request, inference, question, call, teller)
 
+    @app.post(CHAT_COMPLETIONS)
     async def chat_completions(request: Request) -> Response:
         body = read(await request.body(), ChatRequest)
         call = call_of(request)
@@ -58,10 +60,6 @@ def add_routes(app: FastAPI, inference: Inference, *, call_of: Callable[[Request
         call_parser = _call_parser(question, inference)
         teller = ChatTeller(head=_head("chatcmpl", inference, call), manner=manner, spelling=text.spelling, call_parser=call_parser)
         return await _answer(request, inference, question, call, teller)
-
-    # By starlette's own routes: FastAPI's look for parameters and dependencies at each request, and here are none.
-    app.add_route(COMPLETIONS, completions, methods=["POST"])
-    app.add_route(CHAT_COMPLETIONS, chat_completions, methods=["POST"])
 
     @app.get(MODELS)
     async def models() -> Response:
