@@ -73,11 +73,17 @@ class Process:
     def __init__(self, environment: dict[str, str], log: Path) -> None:
         self.log = log
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("MILLRACE_", "KUBE"))}
+        clean["TMPDIR"] = str(log.parent)  # kopf writes the client's key there, and one that is killed leaves it
         with log.open("wb") as output:
             self.process = subprocess.Popen([sys.executable, "-m", "millrace_operator"], env={**clean, **environment}, stderr=output)
 
     def said(self, words: str) -> bool:
         return words in self.log.read_text()
+
+    def failures(self) -> list[str]:
+        """What our own code logged as an error. kopf's says so of every watch that is cut in the middle of a line."""
+        lines = map(json.loads, self.log.read_text().splitlines())
+        return [line["message"] for line in lines if line["level"] == "error" and line["logger"].startswith("millrace_operator")]
 
     def wait_until_it_leads(self) -> None:
         def leads() -> bool:

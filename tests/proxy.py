@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
@@ -48,7 +48,22 @@ def watch_error(code: int, reason: str) -> Fault:
 
 
 class _Server(ThreadingHTTPServer):
-    daemon_threads = True
+    daemon_threads = False
+    """`server_close` waits for every handler: one that still read from a connection that another thread has closed would take the bytes
+    of whatever connection gets the same descriptor next.
+    """
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__(address, handler)
+        self.connections: set[socket.socket] = set()
+
+    def process_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - as in socketserver
+        self.connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:  # noqa: ANN401 - as in socketserver
+        self.connections.discard(request)
+        super().shutdown_request(request)
 
     def handle_error(self, *_: object) -> None:
         """A client that is killed hangs up in mid-sentence."""
@@ -76,6 +91,7 @@ class Proxy:
         self._is_down = threading.Event()
         self._ends = threading.Event()
         self._streams: set[socket.socket] = set()
+        """Both ends of every watch."""
         proxy, upstream = self, control_plane.client()
         self._upstream = upstream
 
@@ -112,6 +128,7 @@ class Proxy:
                 proxy.watches += 1
                 proxy._streams.add(self.connection)
                 with upstream.stream("GET", self.path, headers=headers, timeout=httpx.Timeout(30, read=None)) as answer:
+                    proxy._streams.add(answer.extensions["network_stream"].get_extra_info("socket"))
                     self.send_response(answer.status_code)
                     self.send_header("Content-Type", answer.headers.get("Content-Type", ""))
                     self.end_headers()
@@ -135,10 +152,7 @@ class Proxy:
         self.cut_watches()
 
     def cut_watches(self) -> None:
-        for stream in list(self._streams):
-            with suppress(OSError):
-                stream.shutdown(socket.SHUT_RDWR)
-        self._streams.clear()
+        _cut(self._streams)
 
     def come_back(self) -> None:
         self._is_down.clear()
@@ -167,5 +181,13 @@ class Proxy:
         self.go_down()
         self._server.shutdown()
         self._thread.join()
+        _cut(self._server.connections)
         self._server.server_close()
         self._upstream.close()
+
+
+def _cut(streams: set[socket.socket]) -> None:
+    """Who reads from them learns that they have ended, and closes them."""
+    while streams:
+        with suppress(OSError):
+            streams.pop().shutdown(socket.SHUT_RDWR)

@@ -92,6 +92,11 @@ class Cluster:
                 found |= {(item["metadata"]["namespace"], item["metadata"]["name"]) for item in page["items"] or ()}
         return found
 
+    @property
+    def seen(self) -> set[Key]:
+        """The services that were there when last looked at, one by one."""
+        return set(self._newest)
+
     async def observe(self, key: Key) -> Observed | None:
         """None when the service is gone. Raises Conflict when the answer is older than an earlier one."""
         namespace, name = key
@@ -162,7 +167,6 @@ class Cluster:
         """The resource versions of this kind's children, by service; None while its definition is missing. Raises ApiError."""
         found: dict[Key, frozenset[str]] = {}
         query = {"labelSelector": f"{MANAGED_BY_LABEL}={FIELD_MANAGER}", "resourceVersion": "0"}
-        self._undefined.pop(kind.kind, None)
         for namespace in namespaces or ("",):
             path = _path(kind.api_version, kind.plural, namespace)
             try:
@@ -173,6 +177,7 @@ class Cluster:
             for metadata in (item["metadata"] for item in answer["items"] or ()):
                 key = metadata["namespace"], metadata["labels"].get(INSTANCE_LABEL, "")
                 found[key] = found.get(key, frozenset()) | {metadata["resourceVersion"]}
+        self._undefined.pop(kind.kind, None)
         return found
 
     async def autoscalers(self, namespaces: Sequence[str]) -> dict[Key, str]:

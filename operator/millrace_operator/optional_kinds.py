@@ -44,9 +44,11 @@ class OptionalKinds:
         except ApiError as error:
             logger.debug("%s cannot be listed: %s", kind.plural, error)
             return
-        before = self._seen.get(kind.kind, now)
+        is_first, before = kind.kind not in self._seen, self._seen.get(kind.kind)
         self._seen[kind.kind] = now
-        if (before is None) != (now is None):
+        if is_first:
+            self._came_or_went()  # a pass may have seen it otherwise
+        elif (before is None) != (now is None):
             logger.info("the definition of %s has %s", kind.plural, "gone" if now is None else "come")
             self._came_or_went()
         elif before is not None and now is not None:

@@ -54,7 +54,6 @@ class Operator:
         self._connection = connection
         self._stop = asyncio.Event()
         self._relisted = asyncio.Event()
-        self._known: set[Key] = set()
         self._listed = asyncio.Event()
         self._looked_at: float | None = None
         term = Term(duration=settings.lease_duration, renew_deadline=settings.lease_renew_deadline, retry=settings.lease_retry)
@@ -224,16 +223,16 @@ class Operator:
 
     def _take_stock(self, present: set[Key], news: set[Key], *, everything: bool) -> None:
         # What vanished gets a pass too: it finds out whether the key has been made again since the list was taken.
-        for key in self._known | present if everything else self._known ^ present | news:
+        seen = self._cluster.seen
+        for key in seen | present if everything else seen ^ present | news:
             self._queue.add(key)
-        self._known = present
         self._looked_at = time.monotonic()
         self._listed.set()
         self._metrics.services.set(len(present))
         self._metrics.full_list.set_to_current_time()
 
     def _add_all(self) -> None:
-        for key in self._known:
+        for key in self._cluster.seen:
             self._queue.add(key)
 
     async def _next_list_is_full(self) -> bool:

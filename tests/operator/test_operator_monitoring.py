@@ -1,5 +1,6 @@
 """ServiceMonitors, with the definition that the Prometheus operator brings: absent, appearing, going away."""
 
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -55,6 +56,16 @@ def test_a_definition_may_come_and_go_and_come_again_and_nothing_fails(
         remove_service_monitors(control_plane)
         eventually(lambda: api.condition("MonitoringReady") == ("False", "CRDNotInstalled"), "the definition has gone")
         assert patient.process.poll() is None
+
+
+def test_a_service_made_since_the_last_list_learns_that_the_definition_has_come(
+    api: Api, undefined: None, patient: Process, control_plane: ControlPlane
+) -> None:
+    time.sleep(5)  # kopf's watches have begun: no list that they cause finds the service
+    api.create(cpu_service())
+    eventually(lambda: api.is_complete() and nothing_else_moves(api), "no event will call for a pass")
+    install_service_monitors(control_plane)
+    eventually(lambda: is_monitored(api), "the ServiceMonitor is made")
 
 
 def test_a_missing_definition_costs_no_retry(api: Api, undefined: None, operator: Process) -> None:

@@ -99,7 +99,7 @@ def test_a_service_that_vanished_from_the_list_gets_a_pass_for_it_may_have_been_
 
     with FakeApi(cluster_of(once, child=(403, {}))) as api:
         start(api)
-        eventually(lambda: api.count("GET", f"{LIST}/chat") == 2, "a pass after each of the first two lists")
+        eventually(lambda: api.count("GET", f"{LIST}/chat") >= 2, "a pass also after the list without it")
 
 
 @pytest.mark.parametrize(("code", "reason"), [(409, "Conflict"), (404, "NotFound")], ids=["modified", "gone"])
