@@ -12,6 +12,7 @@ from fake_api import Answer, FakeApi, Lease
 from millrace_operator.desired import CHILD_KINDS
 from millrace_operator.lease import Leadership
 from millrace_operator.manifest import Manifest
+from millrace_operator.names import PAUSED_ANNOTATION
 from millrace_operator.process import run
 from millrace_operator.settings import OperatorSettings
 from millrace_operator.workqueue import WorkQueue
@@ -82,6 +83,8 @@ def cluster_of(services: Callable[[], list[Manifest]], *, child: tuple[int, Mani
             nothing = {"metadata": {"resourceVersion": "1"}, "items": []}
             found = next(iter(services()), None) if path.endswith("/chat") else nothing
             return (200, found) if found else (404, {})
+        if path.endswith(f"{LIST}/chat/status"):
+            return 200, body
         if path.endswith(("/chat", "/chat-metrics")):
             return child if method == "PATCH" else (404, {})
         return 503, {}  # to kopf's questions, so that no watch begins
@@ -91,13 +94,14 @@ def cluster_of(services: Callable[[], list[Manifest]], *, child: tuple[int, Mani
 
 def test_a_service_that_vanished_from_the_list_gets_a_pass_for_it_may_have_been_made_again(start: Start) -> None:
     chat = stored(cpu_service())
-    listed: list[None] = []
+    chat["metadata"]["annotations"] = {PAUSED_ANNOTATION: "true"}  # nothing to write, and so nothing to try again
+    asked: list[None] = []
 
-    def once() -> list[Manifest]:
-        listed.append(None)
-        return [chat] if len(listed) == 1 else []
+    def listed_and_read() -> list[Manifest]:
+        asked.append(None)
+        return [chat] if len(asked) <= 2 else []
 
-    with FakeApi(cluster_of(once, child=(403, {}))) as api:
+    with FakeApi(cluster_of(listed_and_read, child=(403, {}))) as api:
         start(api)
         eventually(lambda: api.count("GET", f"{LIST}/chat") >= 2, "a pass also after the list without it")
 
