@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import msgspec
 
 from millrace_server.engine.messages import Submit
+from millrace_server.engine.plan import Chunk
 from millrace_server.engine.quarantine import STRIKES
 from millrace_server.engine.runner import Runner
-from millrace_server.engine.scheduler import Chunk
 from millrace_server.engine.sequence import Choice, Sequence
 from small_engine import FAR, SmallEngine, request
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from millrace_server.engine.failure import DeviceLost, StepOutOfMemory
-from millrace_server.engine.scheduler import Chunk
+from millrace_server.engine.plan import Chunk
 from millrace_server.engine.sequence import Choice
 
 Run = Callable[[tuple[Chunk, ...]], list[Choice]]

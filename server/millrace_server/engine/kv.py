@@ -15,8 +15,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from millrace_server.engine.plan import Chunk
 from millrace_server.engine.prefixes import BLOCK_TOKENS
-from millrace_server.engine.scheduler import Chunk
 from millrace_server.engine.sequence import Sequence
 
 SMALLEST_CAPACITY = 64

@@ -15,8 +15,9 @@ from millrace_server.engine.compiling import Compiled, Compiler, Inbox
 from millrace_server.engine.failure import DeviceLost, StepOutOfMemory
 from millrace_server.engine.isolation import run_isolated
 from millrace_server.engine.messages import MOST_LISTED_TOKENS, MOST_LOGPROBS, Cancel, Output, Step, Submit
+from millrace_server.engine.plan import Chunk, Plan
 from millrace_server.engine.quarantine import Quarantine
-from millrace_server.engine.scheduler import Chunk, Plan, Scheduler
+from millrace_server.engine.scheduler import Scheduler
 from millrace_server.engine.sequence import INVALID_TOKEN, Choice, Sequence, TokenMask
 
 HEARTBEAT_SECONDS = 1.0

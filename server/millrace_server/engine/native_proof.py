@@ -12,7 +12,7 @@ from millrace_server.engine.kv import KVCache, Rules
 from millrace_server.engine.messages import Submit
 from millrace_server.engine.native import Library
 from millrace_server.engine.native_step import NativeStep, Unsuitable
-from millrace_server.engine.scheduler import Chunk
+from millrace_server.engine.plan import Chunk
 from millrace_server.engine.sequence import Sequence
 
 TOKENS = 24

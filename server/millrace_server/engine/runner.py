@@ -20,7 +20,7 @@ from millrace_server.engine.kv import LANE_SLACK, KVCache, Rules
 from millrace_server.engine.messages import Submit
 from millrace_server.engine.native_proof import Listener
 from millrace_server.engine.native_step import NativeStep, Unsuitable
-from millrace_server.engine.scheduler import WHOLE, Chunk
+from millrace_server.engine.plan import WHOLE, Chunk
 from millrace_server.engine.sequence import INVALID_TOKEN, Choice, Sequence
 
 ATTENTION = "slot"

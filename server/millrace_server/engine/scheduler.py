@@ -9,9 +9,10 @@ nobody: when the running ones outgrow it, the one that ranks last gives its plac
 from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as Ordered
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
+from millrace_server.engine.company import Company
 from millrace_server.engine.messages import Output
+from millrace_server.engine.plan import Chunk, Plan, Stages
 from millrace_server.engine.prefixes import BLOCK_TOKENS, PrefixIndex
 from millrace_server.engine.sequence import INVALID_TOKEN, Choice, Sequence
 from millrace_server.engine.share import LongPromptShare
@@ -35,70 +36,6 @@ class Limits:
     """Of these, at most so many for beginnings that are kept for reuse; they make way for running sequences."""
     company_seconds: float
     """How long an idle engine waits for company at most."""
-
-
-class Stages(NamedTuple):
-    """Those from `begin` up to `end`, out of all that a chunk needs."""
-
-    begin: int
-    end: int
-    all: int
-
-
-WHOLE = Stages(0, 1, 1)
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """`length` tokens of a sequence from position `start`, computed in one step, or in several, a few stages in each."""
-
-    sequence: Sequence
-    start: int
-    length: int
-    reuse: tuple[bytes, ...] = ()
-    """Stored blocks with which the sequence begins; set in its first chunk, which starts where they end."""
-    keep: tuple[tuple[int, bytes], ...] = ()
-    """Index and key of the blocks that this chunk completes, to be stored."""
-    stages: Stages = WHOLE
-    """The ones of this step."""
-
-    @property
-    def generates(self) -> bool:
-        """Whether it is the newest token of an answer, and not a part of a prompt."""
-        return self.length == 1 and self.start >= len(self.sequence.request.prompt)
-
-    @property
-    def end(self) -> int:
-        return self.start + self.length
-
-    @property
-    def samples(self) -> bool:
-        """Whether the chunk reaches the sequence's end, so that the next token can be sampled."""
-        return self.is_last_part and self.end == len(self.sequence.tokens)
-
-    @property
-    def is_last_part(self) -> bool:
-        """Whether this step completes the chunk."""
-        return self.stages.end == self.stages.all
-
-    @property
-    def work(self) -> float:
-        """Of this step, in tokens."""
-        return self.length * (self.stages.end - self.stages.begin) / self.stages.all
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """One step. First the memory of the expired and the preempted sequences and of the distrusted blocks is released, then the chunks are
-    computed, decoding ones first, and then the forgotten blocks are dropped (chunks of this very step may reuse them)."""
-
-    chunks: tuple[Chunk, ...] = ()
-    expired: tuple[Sequence, ...] = ()
-    preempted: tuple[Sequence, ...] = ()
-    distrusted: tuple[bytes, ...] = ()
-    forgotten: tuple[bytes, ...] = ()
-    wake_at: float | None = None
-    """Set when requests wait for company: schedule again then, or when another request arrives."""
 
 
 class Scheduler:
@@ -134,7 +71,7 @@ class Scheduler:
         self._reserve = reserve
         self._share = share
         self._eos_token_ids = frozenset(eos_token_ids)
-        self._company = _Company(limits.company_seconds)
+        self._company = Company(limits.company_seconds)
 
     @property
     def is_idle(self) -> bool:
@@ -350,28 +287,3 @@ class Scheduler:
 
 def _no_further(why: str) -> str:
     return f"the structured output cannot go on ({why})"
-
-
-class _Company:
-    """How many requests an idle engine expects to arrive together.
-
-    As many as came within the timeout the last time that it was idle: clients who send in waves are batched from their first step,
-    while a lone client after lone clients never waits. A wrong guess costs one timeout and corrects itself.
-    """
-
-    def __init__(self, timeout_seconds: float) -> None:
-        self._timeout = timeout_seconds
-        self._first_arrived = float("-inf")
-        self._wave = 1
-        self._expected = 1
-
-    def arrived(self, now: float, *, idle: bool) -> None:
-        if idle:
-            self._expected, self._wave, self._first_arrived = self._wave, 1, now
-        elif now < self._first_arrived + self._timeout:
-            self._wave += 1
-
-    def wait_until(self, now: float, *, waiting: int) -> float | None:
-        """When to start at the latest; None: now."""
-        start_at = self._first_arrived + self._timeout
-        return None if waiting >= self._expected or now >= start_at else start_at

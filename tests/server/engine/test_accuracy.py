@@ -18,8 +18,8 @@ from demo.data import lessons
 from demo.model import sources_hash
 from millrace_server.engine import native
 from millrace_server.engine.messages import Sampling, Submit
+from millrace_server.engine.plan import Chunk
 from millrace_server.engine.runner import Runner
-from millrace_server.engine.scheduler import Chunk
 from millrace_server.engine.sequence import Sequence
 from millrace_server.settings import DType
 from small_engine import FAR, load

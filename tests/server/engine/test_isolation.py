@@ -6,7 +6,7 @@ import pytest
 
 from millrace_server.engine.failure import DeviceLost, StepOutOfMemory
 from millrace_server.engine.isolation import run_isolated
-from millrace_server.engine.scheduler import Chunk
+from millrace_server.engine.plan import Chunk
 from millrace_server.engine.sequence import Choice, Sequence
 from small_engine import request
 

@@ -11,8 +11,8 @@ import torch
 import fake_model
 from millrace_server.engine.failure import DeviceLost, StepOutOfMemory
 from millrace_server.engine.messages import Submit
+from millrace_server.engine.plan import Chunk
 from millrace_server.engine.runner import Runner
-from millrace_server.engine.scheduler import Chunk
 from millrace_server.engine.sequence import Choice, Sequence
 from small_engine import SmallEngine, load, request
 

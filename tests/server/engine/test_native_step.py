@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM
 import fake_model
 from millrace_server.engine import native, native_step
 from millrace_server.engine.kv import Span
+from millrace_server.engine.plan import Chunk, Stages
 from millrace_server.engine.runner import Runner
-from millrace_server.engine.scheduler import Chunk, Stages
 from millrace_server.engine.sequence import Sequence
 from millrace_server.engine.share import LongPromptShare
 from millrace_server.settings import DType

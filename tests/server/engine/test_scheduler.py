@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from millrace_server.engine.messages import Output
+from millrace_server.engine.plan import Chunk, Plan
 from millrace_server.engine.prefixes import BLOCK_TOKENS, PrefixIndex
-from millrace_server.engine.scheduler import Chunk, Limits, Plan, Scheduler
+from millrace_server.engine.scheduler import Limits, Scheduler
 from millrace_server.engine.sequence import INVALID_TOKEN, Choice, Sequence
 from millrace_server.engine.share import LongPromptShare
 from millrace_server.engine.waiting import AGEING_SECONDS, rank
