@@ -16,6 +16,7 @@ from millrace_operator.api import parse
 from millrace_operator.desired import CHILD_KINDS, Platform, children
 from millrace_operator.manifest import Manifest
 from millrace_operator.names import API_VERSION, KIND
+from millrace_operator.paths import path_of
 from operator_benchmark.services import PATH
 
 CLIENTS = 8
@@ -48,14 +49,11 @@ async def _write_all(api: ControlPlane, services: list[Manifest]) -> dict[str, f
 
 
 async def _write(session: aiohttp.ClientSession, service: Manifest) -> None:
-    plurals = {kind.kind: kind.plural for kind in CHILD_KINDS if not kind.optional}
+    kinds = {kind.kind for kind in CHILD_KINDS if not kind.optional}
     query, applied = {"fieldManager": "floor", "force": "true", "fieldValidation": "Strict"}, "application/apply-patch+yaml"
     for child in children(parse(service), platform=PLATFORM):
-        if plural := plurals.get(child["kind"]):
-            metadata, version = child["metadata"], child["apiVersion"]
-            root = f"/apis/{version}" if "/" in version else f"/api/{version}"
-            path = f"{root}/namespaces/{metadata['namespace']}/{plural}/{metadata['name']}"
-            async with session.patch(path, data=json.dumps(child), params=query, headers={"Content-Type": applied}) as answer:
+        if child["kind"] in kinds:
+            async with session.patch(path_of(child), data=json.dumps(child), params=query, headers={"Content-Type": applied}) as answer:
                 answer.raise_for_status()
     status = {**service["status"], "observedGeneration": service["metadata"]["generation"]}
     async with session.put(f"{PATH}/{service['metadata']['name']}/status", json={**service, "status": status}) as answer:

@@ -9,10 +9,10 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
-from millrace_operator.connection import APPLY, JSON, MERGE, METADATA_ONLY, AlreadyThere, Conflict, Connection, Forbidden, NotFound
+from millrace_operator.connection import APPLY, MERGE, METADATA_ONLY, AlreadyThere, Conflict, Connection, Forbidden, NotFound
 from millrace_operator.desired import CHILD_KINDS, ChildKind
+from millrace_operator.lists import Lists
 from millrace_operator.manifest import Manifest
 from millrace_operator.names import (
     API_VERSION,
@@ -25,6 +25,7 @@ from millrace_operator.names import (
     instance_labels,
 )
 from millrace_operator.ownership import applied_fields, is_as_wished, owner_uid, owns, stamped
+from millrace_operator.paths import api_path, path_of
 from millrace_operator.view import Key, Place, View
 from millrace_operator.workqueue import TokenBucket
 
@@ -33,7 +34,6 @@ WATCHED = (*(kind for kind in CHILD_KINDS if not kind.optional), POD)
 """Not the optional kinds: kopf never looks for a definition that was missing at its start, and ends with one that goes."""
 SCALE_MANAGER = f"{FIELD_MANAGER}-scale"
 """Holds `spec.replicas` while it passes from the applied Deployment to whoever scales."""
-PAGE = "500"
 
 
 class NameConflict(Exception):
@@ -78,19 +78,12 @@ class Cluster:
         self._write_timeout = write_timeout
         self._wrote = wrote
         self._clock = clock
+        self.lists = Lists(connection, timeout=read_timeout)
         self.view = View()
         self._unlisted: dict[str, Forbidden] = {}
         self._undefined: dict[str, NotFound] = {}
         self._newest: dict[Key, int] = {}
         """The newest version that an answer about a service has shown."""
-
-    async def keys(self, namespaces: Sequence[str]) -> set[Key]:
-        """Every InferenceService of these namespaces, or of all when none is named."""
-        found: set[Key] = set()
-        for namespace in namespaces or ("",):
-            async for page in self._pages(_path(API_VERSION, PLURAL, namespace), accept=METADATA_ONLY):
-                found |= {(item["metadata"]["namespace"], item["metadata"]["name"]) for item in page["items"] or ()}
-        return found
 
     @property
     def seen(self) -> set[Key]:
@@ -101,7 +94,7 @@ class Cluster:
         """None when the service is gone. Raises Conflict when the answer is older than an earlier one."""
         namespace, name = key
         try:
-            manifest = await self._get(_path(API_VERSION, PLURAL, namespace, name))
+            manifest = await self._get(api_path(API_VERSION, PLURAL, namespace, name))
         except NotFound:
             self._newest.pop(key, None)
             return None
@@ -113,7 +106,7 @@ class Cluster:
 
         async def children_of(kind: ChildKind) -> list[Manifest]:
             try:
-                pages = self._pages(_path(kind.api_version, kind.plural, namespace), labels=instance_labels(name))
+                pages = self.lists.pages(api_path(kind.api_version, kind.plural, namespace), labels=instance_labels(name))
                 return [each async for page in pages for each in _whole(kind, page)]
             except (NotFound, Forbidden) as error:
                 out_of_reach[kind.kind] = error
@@ -156,7 +149,7 @@ class Cluster:
         versions: list[int] = []
         for namespace in namespaces or ("",):
             labels = {MANAGED_BY_LABEL: FIELD_MANAGER}
-            async for page in self._pages(_path(kind.api_version, kind.plural, namespace), labels=labels):
+            async for page in self.lists.pages(api_path(kind.api_version, kind.plural, namespace), labels=labels):
                 versions.append(int(page["metadata"]["resourceVersion"]))
                 for each in _whole(kind, page):
                     news |= self.view.learn(each, as_of=versions[-1])
@@ -168,7 +161,7 @@ class Cluster:
         found: dict[Key, frozenset[str]] = {}
         query = {"labelSelector": f"{MANAGED_BY_LABEL}={FIELD_MANAGER}", "resourceVersion": "0"}
         for namespace in namespaces or ("",):
-            path = _path(kind.api_version, kind.plural, namespace)
+            path = api_path(kind.api_version, kind.plural, namespace)
             try:
                 answer = await self._connection.get(path, query=query, accept=METADATA_ONLY, seconds=self._read_timeout)
             except NotFound as error:
@@ -180,21 +173,10 @@ class Cluster:
         self._undefined.pop(kind.kind, None)
         return found
 
-    async def autoscalers(self, namespaces: Sequence[str]) -> dict[Key, str]:
-        """Kind and name of every HorizontalPodAutoscaler of a Deployment, by the Deployment's namespace and name. Raises ApiError."""
-        found: dict[Key, str] = {}
-        for namespace in namespaces or ("",):
-            async for page in self._pages(_path("autoscaling/v2", "horizontalpodautoscalers", namespace)):
-                for item in page["items"] or ():
-                    target, metadata = item["spec"]["scaleTargetRef"], item["metadata"]
-                    if target["kind"] == "Deployment":
-                        found[metadata["namespace"], target["name"]] = f"HorizontalPodAutoscaler {metadata['name']!r}"
-        return found
-
     async def apply(self, wish: Manifest, live: Manifest | None) -> Manifest:
         """Make it so, and return the live object. Nothing is sent when it is so already. Raises NameConflict, ApiError."""
         wish = stamped(wish)
-        path = _path_of(wish)
+        path = path_of(wish)
         if live is None:
             try:
                 return await self._apply(path, _anew(wish), manager=FIELD_MANAGER)
@@ -211,7 +193,7 @@ class Cluster:
         """One that is there already stays as it is, and unread: the operator may only create them."""
         metadata = secret["metadata"]
         with contextlib.suppress(AlreadyThere):
-            await self._write("POST", _path("v1", "secrets", metadata["namespace"]), secret)
+            await self._write("POST", api_path("v1", "secrets", metadata["namespace"]), secret)
 
     async def prune(self, live: Manifest) -> None:
         """Delete a child that is no longer wanted, unless it is not ours or has changed since it was seen."""
@@ -225,52 +207,42 @@ class Cluster:
             "preconditions": {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]},
         }
         async with self._over_what_was_seen(live):
-            await self._write("DELETE", _path_of(live), options)
+            await self._write("DELETE", path_of(live), options)
         self._wrote(live["kind"], "delete")
 
     async def scale(self, deployment: Manifest, replicas: int) -> None:
         """Raises Conflict when the Deployment has changed or gone since it was seen."""
         body = {"metadata": {"resourceVersion": deployment["metadata"]["resourceVersion"]}, "spec": {"replicas": replicas}}
         async with self._over_what_was_seen(deployment):
-            await self._write("PATCH", f"{_path_of(deployment)}/scale", body, content_type=MERGE)
+            await self._write("PATCH", f"{path_of(deployment)}/scale", body, content_type=MERGE)
         self._wrote(deployment["kind"], "scale")
 
     async def mark(self, pod: Manifest, annotation: str, value: str | None) -> None:
         """None takes the annotation away. Raises Conflict when the pod has gone since it was seen; its kubelet may have written."""
         metadata = pod["metadata"]
         body = {"metadata": {"uid": metadata["uid"], "annotations": {annotation: value}}}
-        await self._write("PATCH", _path(POD.api_version, POD.plural, metadata["namespace"], metadata["name"]), body, content_type=MERGE)
+        await self._write("PATCH", api_path(POD.api_version, POD.plural, metadata["namespace"], metadata["name"]), body, content_type=MERGE)
         self._wrote(POD.kind, "patch")
 
     async def write_status(self, manifest: Manifest, status: Manifest) -> None:
         """Raises Conflict when the service has changed or gone since it was seen."""
         body = {**manifest, "status": status}
         body["metadata"] = {key: value for key, value in manifest["metadata"].items() if key != "managedFields"}
-        self._require_newest(await self._write("PUT", f"{_path_of(manifest)}/status", body))
+        self._require_newest(await self._write("PUT", f"{path_of(manifest)}/status", body))
         self._wrote(KIND, "status")
 
     async def create_event(self, event: Manifest) -> None:
         """Raises AlreadyThere."""
         namespace = event["metadata"]["namespace"]
-        await self._write("POST", _path(event["apiVersion"], "events", namespace), event)
+        await self._write("POST", api_path(event["apiVersion"], "events", namespace), event)
         self._wrote(event["kind"], "create")
 
     async def repeat_event(self, event: Manifest, series: Manifest) -> None:
         """It happened again. Raises Conflict when the API server has forgotten the first one."""
         metadata = event["metadata"]
-        path = _path(event["apiVersion"], "events", metadata["namespace"], metadata["name"])
+        path = api_path(event["apiVersion"], "events", metadata["namespace"], metadata["name"])
         await self._write("PATCH", path, {"series": series}, content_type=MERGE)
         self._wrote(event["kind"], "patch")
-
-    async def _pages(self, path: str, *, labels: Mapping[str, str] = MappingProxyType({}), accept: str = JSON) -> AsyncIterator[Manifest]:
-        """A page that expired (410) raises ApiError; the next full list begins anew."""
-        query = {"limit": PAGE, "labelSelector": ",".join(f"{label}={value}" for label, value in labels.items())}
-        while True:
-            page = await self._connection.get(path, query=query, accept=accept, seconds=self._read_timeout)
-            yield page
-            if not (following := page["metadata"].get("continue")):
-                return
-            query["continue"] = following
 
     async def _read_ours(self, wish: Manifest, path: str) -> Manifest:
         """The object that has the name: ours, without its labels. Raises NameConflict, and Conflict when it is gone again."""
@@ -305,7 +277,7 @@ class Cluster:
             yield
         except Conflict:
             try:
-                self._learn({**await self._get(_path_of(live)), "kind": live["kind"], "apiVersion": live["apiVersion"]})
+                self._learn({**await self._get(path_of(live)), "kind": live["kind"], "apiVersion": live["apiVersion"]})
             except NotFound:
                 self.view.remove(live)
             raise
@@ -332,9 +304,6 @@ class Cluster:
             raise Conflict(404, "NotFound", gone.message) from gone
 
 
-_PLURALS = {(kind.api_version, kind.kind): kind.plural for kind in CHILD_KINDS}
-
-
 def _anew(wish: Manifest) -> Manifest:
     """The wish, if there is no such object: an apply makes one whatever the version says, and over one it is refused."""
     return {**wish, "metadata": {**wish["metadata"], "resourceVersion": "1"}}
@@ -352,15 +321,3 @@ def _over(wish: Manifest, live: Manifest) -> Manifest:
 def _whole(kind: ChildKind, page: Manifest) -> list[Manifest]:
     """Items of a list come without kind and apiVersion; they are put back."""
     return [{"apiVersion": kind.api_version, "kind": kind.kind, **item} for item in page["items"] or ()]
-
-
-def _path(api_version: str, plural: str, namespace: str, name: str = "") -> str:
-    root = f"/apis/{api_version}" if "/" in api_version else f"/api/{api_version}"
-    place = f"/namespaces/{namespace}" if namespace else ""
-    return f"{root}{place}/{plural}" + (f"/{name}" if name else "")
-
-
-def _path_of(manifest: Manifest) -> str:
-    metadata = manifest["metadata"]
-    plural = _PLURALS.get((manifest["apiVersion"], manifest["kind"]), PLURAL)
-    return _path(manifest["apiVersion"], plural, metadata["namespace"], metadata["name"])

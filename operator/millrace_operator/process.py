@@ -103,7 +103,9 @@ class Operator:
             changed=self._queue.add,
             came_or_went=self._add_all,
         )
-        self._rivals = Rivals(self._cluster, namespaces=settings.namespaces, interval=settings.rival_interval, changed=self._queue.add)
+        self._rivals = Rivals(
+            self._cluster.lists, namespaces=settings.namespaces, interval=settings.rival_interval, changed=self._queue.add
+        )
         self._reconciler = Reconciler(
             cluster=self._cluster,
             monitor=self._monitor,
@@ -201,7 +203,7 @@ class Operator:
         self._looked_at = time.monotonic()
         while True:
             try:
-                present = await self._cluster.keys(self._settings.namespaces)
+                present = await self._cluster.lists.services(self._settings.namespaces)
                 news = await self._cluster.refresh(self._settings.namespaces)
             except ApiError as error:
                 if isinstance(error, NotFound) and self._listed.is_set():

@@ -7,8 +7,8 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
-from millrace_operator.cluster import Cluster
 from millrace_operator.connection import ApiError
+from millrace_operator.lists import Lists
 from millrace_operator.view import Key
 
 logger = logging.getLogger(__name__)
@@ -17,8 +17,8 @@ logger = logging.getLogger(__name__)
 class Rivals:
     """`changed` gets the key of a Deployment that has, or has lost, another autoscaler. `interval` in seconds."""
 
-    def __init__(self, cluster: Cluster, *, namespaces: Sequence[str], interval: float, changed: Callable[[Key], None]) -> None:
-        self._cluster = cluster
+    def __init__(self, lists: Lists, *, namespaces: Sequence[str], interval: float, changed: Callable[[Key], None]) -> None:
+        self._lists = lists
         self._namespaces = namespaces
         self._interval = interval
         self._changed = changed
@@ -36,7 +36,7 @@ class Rivals:
     async def look(self) -> None:
         """Once. What cannot be asked for now is as it was."""
         try:
-            now = await self._cluster.autoscalers(self._namespaces)
+            now = await self._lists.autoscalers(self._namespaces)
         except ApiError as error:
             logger.warning("other autoscalers cannot be listed, and are not noticed: %s", error)
             return
