@@ -33,6 +33,8 @@ class Module:
     tags: str = ""
     source: Path | None = field(default=None)
     """A folder with our own go.mod; None means `go install PACKAGE@VERSION`."""
+    path: str = ""
+    """Of one whose go.mod replaces others, which `go install` refuses: its commands are folders, built in a copy of its source."""
 
 
 KUBERNETES = Module(
@@ -64,8 +66,15 @@ METRICS_SERVER = Module(
     commands={"metrics-server": "sigs.k8s.io/metrics-server/cmd/metrics-server"},
     link_flags=f"-s -w -X sigs.k8s.io/metrics-server/pkg/version.gitVersion={versions.METRICS_SERVER}",
 )
+KEDA = Module(
+    name="keda",
+    version=versions.KEDA,
+    commands={"keda": "./cmd/operator", "keda-adapter": "./cmd/adapter"},
+    link_flags="-s -w",
+    path="github.com/kedacore/keda/v2",
+)
 KIND = Module(name="kind", version=versions.KIND, commands={"kind": "sigs.k8s.io/kind"}, link_flags="-s -w")
-MODULES = {program: module for module in (KUBERNETES, COREDNS, HELM, METRICS_SERVER, KIND) for program in module.commands}
+MODULES = {program: module for module in (KUBERNETES, COREDNS, HELM, METRICS_SERVER, KEDA, KIND) for program in module.commands}
 
 
 def binary(program: str) -> Path:
@@ -98,6 +107,12 @@ def _build(module: Module, program: str, into: Path) -> None:
     position = f"({list(module.commands).index(program) + 1}/{len(module.commands)})"
     flags = ["-trimpath", "-ldflags", module.link_flags, *(["-tags", module.tags] if module.tags else [])]
     environment = {**os.environ, "CGO_ENABLED": "0", "GOBIN": str(into)}
+    if module.path:
+        with step(f"build {program} {module.version} {position}"), tempfile.TemporaryDirectory(prefix="millrace-source-") as source:
+            # What Go keeps is read-only, and so would be what is copied with its modes.
+            shutil.copytree(module_folder(module.path, module.version), source, dirs_exist_ok=True, copy_function=shutil.copyfile)
+            _run([go, "build", *flags, "-o", str(into / program), module.commands[program]], environment, Path(source))
+        return
     if module.source is None:
         with step(f"build {program} {module.version} {position}"):
             _run([go, "install", *flags, f"{module.commands[program]}@{module.version}"], environment, into)

@@ -1,14 +1,18 @@
-"""A real HorizontalPodAutoscaler, on the real metrics-server, scales what is left to it; and handing over moves nothing."""
+"""A real HorizontalPodAutoscaler on the real metrics-server, and in the long run the real KEDA, scales what is left to it; and handing over
+moves nothing.
+"""
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Protocol
 
 import pytest
 
-import metrics_server
+import hpa
+import keda
 from cluster.provider import Provider
 from demo_service import PATIENT, Service
-from hpa import autoscaler, decides
 from kube import Kube, Manifest, condition, wait_for
 from traffic import Traffic
 
@@ -23,10 +27,30 @@ RESOURCES = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory"
 """An idle replica takes a few hundredths of a core, a busy one more than it asked for, also where others use the cores."""
 
 
+class Other(Protocol):
+    """A module of this folder."""
+
+    def running(self, kube: Kube, provider: Provider) -> AbstractContextManager[None]: ...
+
+    def autoscaler(self, service: Service, *, most: int, stable_seconds: int) -> list[Manifest]: ...
+
+    def decides(self, service: Service) -> bool: ...
+
+
+OTHERS: dict[str, Other] = {"hpa": hpa, "keda": keda}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """KEDA is half an hour's build on a fresh machine."""
+    names = ["hpa", "keda"] if metafunc.config.getoption("--long") else ["hpa"]
+    metafunc.parametrize("other", names, indirect=True, scope="module")
+
+
 @pytest.fixture(scope="module")
-def metrics(kube: Kube, provider: Provider) -> Iterator[None]:
-    with metrics_server.running(kube, provider):
-        yield
+def other(request: pytest.FixtureRequest, kube: Kube, provider: Provider) -> Iterator[Other]:
+    chosen = OTHERS[request.param]
+    with chosen.running(kube, provider):
+        yield chosen
 
 
 def deployment(service: Service) -> Manifest:
@@ -53,16 +77,12 @@ def all_serve(service: Service, replicas: int) -> bool:
     return bool(service.replicas() == replicas and service.manifest()["status"].get("readyReplicas") == replicas)
 
 
-def beside(service: Service) -> Manifest:
-    return autoscaler(service, most=MOST, stable_seconds=STABLE_SECONDS)
-
-
 def test_it_scales_a_service_that_leaves_its_count_to_others_and_the_operator_never_writes_it(
-    kube: Kube, serve: Callable[..., Service], metrics: None
+    kube: Kube, serve: Callable[..., Service], other: Other
 ) -> None:
     patched = patched_scales(kube)
     service = serve(autoscaling={"mode": "None"}, resources=RESOURCES, **PATIENT).wait_ready()
-    kube.apply(beside(service))
+    kube.apply(*other.autoscaler(service, most=MOST, stable_seconds=STABLE_SECONDS))
 
     def told() -> str:
         return kube.kubectl("describe", "hpa", "-n", service.namespace) + service.describe()
@@ -79,11 +99,12 @@ def test_it_scales_a_service_that_leaves_its_count_to_others_and_the_operator_ne
 
 
 def test_the_count_stays_when_ours_hands_over_to_it_and_takes_over_again_under_load(
-    kube: Kube, serve: Callable[..., Service], metrics: None
+    kube: Kube, serve: Callable[..., Service], other: Other
 ) -> None:
     service = serve(
         autoscaling={"maxReplicas": MOST, "targetPerReplica": 2}, batching={"maxSize": 4}, resources=RESOURCES, **PATIENT
     ).wait_ready()
+    beside = other.autoscaler(service, most=MOST, stable_seconds=STABLE_SECONDS)
 
     def scaling() -> str:
         return str(condition(service.manifest(), "ScalingActive").get("reason", ""))
@@ -98,11 +119,11 @@ def test_the_count_stays_when_ours_hands_over_to_it_and_takes_over_again_under_l
         service.edit(autoscaling={"mode": "None"})
         wait_for("the operator lets go", is_observed, seconds=TOLD_SECONDS, tell=service.describe)
         assert scaling() == ""
-        kube.apply(beside(service))
-        wait_for("the other one scales", lambda: decides(service), seconds=UP_SECONDS, tell=service.describe)
+        kube.apply(*beside)
+        wait_for("the other one scales", lambda: other.decides(service), seconds=UP_SECONDS, tell=service.describe)
         service.edit(autoscaling={"mode": "Embedded"})
         wait_for("of two ours stands down", lambda: scaling() == "ConflictingAutoscaler", seconds=TOLD_SECONDS, tell=service.describe)
-        kube.delete(beside(service))
+        kube.delete(*beside)
         wait_for("alone it scales again", lambda: scaling() == "FollowingLoad", seconds=TOLD_SECONDS, tell=service.describe)
         assert (service.replicas(), generation(service)) == (MOST, before), "no step passed through another count"
     assert traffic.answered > 0
