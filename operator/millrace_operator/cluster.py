@@ -81,7 +81,8 @@ class Cluster:
         self.lists = Lists(connection, timeout=read_timeout)
         self.view = View()
         self._unlisted: dict[str, Forbidden] = {}
-        self._undefined: dict[str, NotFound] = {}
+        self._unseen: dict[str, NotFound | Forbidden] = {}
+        """Of the optional kinds."""
         self._newest: dict[Key, int] = {}
         """The newest version that an answer about a service has shown."""
 
@@ -101,7 +102,7 @@ class Cluster:
         self._require_newest(manifest)
         if POD.kind in self._unlisted:
             raise self._unlisted[POD.kind]
-        out_of_reach: dict[str, NotFound | Forbidden] = {**self._unlisted, **self._undefined}
+        out_of_reach: dict[str, NotFound | Forbidden] = {**self._unlisted, **self._unseen}
         optional = [kind for kind in CHILD_KINDS if kind.optional and kind.kind not in out_of_reach]
 
         async def children_of(kind: ChildKind) -> list[Manifest]:
@@ -156,21 +157,21 @@ class Cluster:
                     present.add((kind.kind, each["metadata"]["namespace"], each["metadata"]["name"]))
         return news | self.view.keep(kind.kind, present, as_of=min(versions))
 
-    async def versions(self, kind: ChildKind, namespaces: Sequence[str]) -> dict[Key, frozenset[str]] | None:
-        """The resource versions of this kind's children, by service; None while its definition is missing. Raises ApiError."""
+    async def versions(self, kind: ChildKind, namespaces: Sequence[str]) -> dict[Key, frozenset[str]] | NotFound | Forbidden:
+        """The resource versions of an optional kind's children, by service, or why passes do without them. Raises other ApiErrors."""
         found: dict[Key, frozenset[str]] = {}
         query = {"labelSelector": f"{MANAGED_BY_LABEL}={FIELD_MANAGER}", "resourceVersion": "0"}
         for namespace in namespaces or ("",):
             path = api_path(kind.api_version, kind.plural, namespace)
             try:
                 answer = await self._connection.get(path, query=query, accept=METADATA_ONLY, seconds=self._read_timeout)
-            except NotFound as error:
-                self._undefined[kind.kind] = error
-                return None
+            except (NotFound, Forbidden) as error:
+                self._unseen[kind.kind] = error
+                return error
             for metadata in (item["metadata"] for item in answer["items"] or ()):
                 key = metadata["namespace"], metadata["labels"].get(INSTANCE_LABEL, "")
                 found[key] = found.get(key, frozenset()) | {metadata["resourceVersion"]}
-        self._undefined.pop(kind.kind, None)
+        self._unseen.pop(kind.kind, None)
         return found
 
     async def apply(self, wish: Manifest, live: Manifest | None) -> Manifest:

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from millrace_operator.cluster import Cluster
-from millrace_operator.connection import ApiError
+from millrace_operator.connection import ApiError, Forbidden, NotFound
 from millrace_operator.desired import CHILD_KINDS, ChildKind
 from millrace_operator.view import Key
 
@@ -13,7 +13,10 @@ logger = logging.getLogger(__name__)
 
 
 class OptionalKinds:
-    """`changed` gets the key of whatever changed; `came_or_went` is called when a definition did. `interval` in seconds."""
+    """`changed` gets the key of whatever changed; `came_or_went` is called when a definition, or the right to list its objects, did.
+
+    `interval` in seconds.
+    """
 
     def __init__(
         self,
@@ -29,7 +32,7 @@ class OptionalKinds:
         self._interval = interval
         self._changed = changed
         self._came_or_went = came_or_went
-        self._seen: dict[str, dict[Key, frozenset[str]] | None] = {}
+        self._seen: dict[str, dict[Key, frozenset[str]] | NotFound | Forbidden] = {}
 
     async def run(self) -> None:
         while True:
@@ -44,14 +47,12 @@ class OptionalKinds:
         except ApiError as error:
             logger.debug("%s cannot be listed: %s", kind.plural, error)
             return
-        is_first, before = kind.kind not in self._seen, self._seen.get(kind.kind)
+        before = self._seen.get(kind.kind)
         self._seen[kind.kind] = now
-        if is_first:
-            self._came_or_went()  # a pass may have seen it otherwise
-        elif (before is None) != (now is None):
-            logger.info("the definition of %s has %s", kind.plural, "gone" if now is None else "come")
-            self._came_or_went()
-        elif before is not None and now is not None:
+        if isinstance(before, dict) and isinstance(now, dict):
             for key in before.keys() | now.keys():
                 if before.get(key) != now.get(key):
                     self._changed(key)
+        elif type(before) is not type(now):
+            logger.info("%s: %s", kind.plural, "can be listed" if isinstance(now, dict) else now)
+            self._came_or_went()
