@@ -9,7 +9,7 @@ UV = .venv/bin/uv
 ENGINE := server/millrace_server/engine
 NATIVE := $(ENGINE)/libnative.so
 
-.PHONY: help env lock generate lint fast e2e e2e-long test cluster images images-push demo run bench-engine bench-http bench-soak bench-operator clean distclean
+.PHONY: help env lock generate lint fast e2e e2e-long test cluster images images-push demo run bench-engine bench-http bench-soak bench-operator bench-scaling clean distclean
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -85,6 +85,9 @@ bench-soak: env ## ten minutes of everything at once on the demo model: does mem
 
 bench-operator: env ## the operator with 1, 100 and 1000 services on a real API server, twenty minutes (ARGS="--idle-minutes 0": ten)
 	@PYTHONPATH=bench:e2e $(PYTHON) -m operator_benchmark $(ARGS)
+
+bench-scaling: env ## a load step on the cluster, under our autoscaler and under a plain HPA; twenty minutes
+	@PYTHONPATH=bench:e2e $(PYTHON) -m scaling_benchmark $(ARGS)
 
 clean: ## take the cluster down without a trace; caches stay
 	@if [ -x $(PYTHON) ]; then $(RUN) -m cluster down; \
