@@ -83,7 +83,7 @@ bench-http: env ## the HTTP front on a mock engine, overload, the cache; five mi
 bench-soak: env ## ten minutes of everything at once on the demo model: does memory grow?
 	@PYTHONPATH=bench:e2e $(PYTHON) -m http_benchmark --kinds soak $(ARGS)
 
-bench-operator: env ## the operator with 1, 100 and 1000 services on a real API server, twenty minutes (ARGS="--idle-minutes 0": ten)
+bench-operator: env ## the operator with 1, 100 and 1000 services on a real API server, 25 minutes (ARGS="--idle-minutes 0": 15)
 	@PYTHONPATH=bench:e2e $(PYTHON) -m operator_benchmark $(ARGS)
 
 bench-scaling: env ## a load step on the cluster, under our autoscaler and under a plain HPA; twenty minutes

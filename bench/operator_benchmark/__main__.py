@@ -19,7 +19,8 @@ from cluster.control_plane import ControlPlane
 from engine_benchmark.machine import CHECKOUT, CPU_INFO, cpu_model, revision
 from engine_benchmark.watch import machine_seconds
 from operator_benchmark import floor, picture
-from operator_benchmark.figures import Burst, Cost, Floor, Idle, burst, seconds, verdict
+from operator_benchmark.figures import Burst, Cost, Fleet, Floor, Idle, burst, seconds, verdict
+from operator_benchmark.fleet import run as run_fleet
 from operator_benchmark.operator_process import OperatorProcess
 from operator_benchmark.services import NAMESPACE, Told, TooSlow, apply, children
 
@@ -35,7 +36,7 @@ SETTLE_SECONDS = 5
 def main() -> int:
     options = _options()
     options.out.mkdir(parents=True, exist_ok=True)
-    bursts, idle = [], None
+    bursts, idle, fleet = [], None, None
     for count in options.sizes:
         with _cluster() as api:
             least = _floor(api, count)
@@ -44,7 +45,10 @@ def main() -> int:
             print(_line(bursts[-1]), flush=True)
             if options.idle_minutes and count == options.sizes[-1]:
                 idle = _idle(operator, count, options.idle_minutes)
-    _tell(bursts, idle, options.out)
+    if options.fleet:
+        with _cluster() as api, OperatorProcess(api.kubeconfig, options.out / "operator.log") as operator:
+            fleet = run_fleet(api, operator)
+    _tell(bursts, idle, fleet, options.out)
     return 0
 
 
@@ -147,26 +151,36 @@ def _told(cpu_seconds: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {taken:.1f} s" for name, taken in cpu_seconds.items())
 
 
-def _tell(bursts: Sequence[Burst], idle: Idle | None, out: Path) -> None:
+def _tell(bursts: Sequence[Burst], idle: Idle | None, fleet: Fleet | None, out: Path) -> None:
     if idle is not None:
         quiet = f"{idle.services} services, {idle.minutes:g} idle minutes: {sum(idle.writes.values()):g} writes"
         print(f"{quiet}, {idle.cpu_share:.1%} of a core, {idle.rss_bytes / 2**20:.0f} MiB")
+    if fleet is not None:
+        busy = (
+            f"{fleet.services} services with {fleet.pods} pods under changing load, {fleet.seconds:.0f} s: {fleet.cpu_share:.1%} of a core"
+        )
+        late = f"event loop late by at most {fleet.lag_p99_seconds * 1000:g} ms (p99), readings {fleet.age_p99_seconds:.1f} s old (p99)"
+        print(f"{busy}, {fleet.rss_bytes / 2**20:.0f} MiB; {late}; {fleet.steps:g} steps, {fleet.writes:g} writes")
     cpu, checkout = cpu_model(CPU_INFO.read_text()), revision()
     document = {
         "machine": {"cpu": cpu, "revision": checkout},
         "bursts": [asdict(each) for each in bursts],
         "idle": asdict(idle) if idle else None,
+        "fleet": asdict(fleet) if fleet else None,
     }
     (out / "operator.json").write_text(json.dumps(document, indent=1))
-    (out / "operator.svg").write_text(picture.draw(bursts, caption=f"{cpu}, API server and etcd on the same cores, revision {checkout}"))
-    missed = verdict(bursts, idle)
+    if bursts:
+        caption = f"{cpu}, API server and etcd on the same cores, revision {checkout}"
+        (out / "operator.svg").write_text(picture.draw(bursts, caption=caption))
+    missed = verdict(bursts, idle, fleet)
     print("MISSED: " + "; ".join(missed) if missed else "all goals met")
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench-operator ARGS=…", description=__doc__)
-    parser.add_argument("--sizes", nargs="+", type=int, default=SIZES, help="services applied at once")
+    parser.add_argument("--sizes", nargs="*", type=int, default=SIZES, help="services applied at once")
     parser.add_argument("--idle-minutes", type=float, default=10, help="how long nothing happens to the last ones; 0: not measured")
+    parser.add_argument("--fleet", action=argparse.BooleanOptionalAction, default=True, help="a hundred services under changing load")
     parser.add_argument("--out", type=Path, default=Path("build/bench"), help="the folder for the log and the results")
     return parser.parse_args()
 

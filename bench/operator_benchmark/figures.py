@@ -7,6 +7,8 @@ from dataclasses import dataclass
 GOALS = {1: 1.0, 100: 10.0, 1000: 90.0}
 """Services applied at once → seconds until the last one has its children (for one: the 95th percentile of single ones)."""
 RSS_GOAL_BYTES = 300 * 2**20
+LAG_GOAL_SECONDS = 0.2
+"""Of the 99th percentile of the event loop's lag."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +87,32 @@ class Idle:
     rss_bytes: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class Fleet:
+    """Services that scale by a load that changes all the time."""
+
+    services: int
+    pods: int
+    """At the end."""
+    seconds: float
+    lag_p99_seconds: float
+    """Not more than this: a bound of the histogram's."""
+    age_p99_seconds: float
+    """Of what a look at the operator's metrics shows of all services' last readings."""
+    steps: float
+    """Deployments scaled."""
+    writes: float
+    cpu_share: float
+    """Of one core."""
+    rss_bytes: float
+
+
+def lag_percentile(buckets: Mapping[float, float], share: float) -> float:
+    """The lowest bound below which `share` of the samples are. `buckets`: bound → how many are not above it."""
+    total = max(buckets.values())
+    return min(bound for bound, count in buckets.items() if count >= share * total)
+
+
 def judged(count: int, *, p95: float, everything: float) -> float:
     """One at a time, each counts; many at once, the last one does."""
     return p95 if count == 1 else everything
@@ -128,16 +156,18 @@ def burst(
     )
 
 
-def verdict(bursts: Sequence[Burst], idle: Idle | None) -> list[str]:
+def verdict(bursts: Sequence[Burst], idle: Idle | None, fleet: Fleet | None = None) -> list[str]:
     """The goals that were missed, a sentence each."""
     missed = [
         f"{each.count} at once: {each.judged_seconds:.2f} s, goal {each.goal_seconds:g} s"
         for each in bursts
         if each.goal_seconds is not None and each.judged_seconds >= each.goal_seconds
     ]
-    largest = max([each.rss_bytes for each in bursts] + ([idle.rss_bytes] if idle else []), default=0)
+    largest = max((each.rss_bytes for each in (*bursts, idle, fleet) if each is not None), default=0)
     if largest >= RSS_GOAL_BYTES:
         missed.append(f"memory: {largest / 2**20:.0f} MiB, goal {RSS_GOAL_BYTES / 2**20:.0f} MiB")
+    if fleet is not None and fleet.lag_p99_seconds > LAG_GOAL_SECONDS:
+        missed.append(f"event loop: p99 {fleet.lag_p99_seconds:g} s late, goal {LAG_GOAL_SECONDS:g} s")
     if idle is not None and idle.writes:
         missed.append(f"idle writes: {dict(idle.writes)}, goal none")
     return missed

@@ -57,10 +57,10 @@ class Told:
                         self._changed.notify_all()
 
 
-def apply(api: ControlPlane, names: Sequence[str]) -> dict[str, float]:
+def apply(api: ControlPlane, names: Sequence[str], **spec: Any) -> dict[str, float]:  # noqa: ANN401 - fields of a spec
     """Name → monotonic seconds at which the API server accepted it."""
     with ThreadPoolExecutor(CLIENTS) as clients:
-        return dict(pair for part in clients.map(lambda part: list(_apply(api, part)), _parts(names)) for pair in part)
+        return dict(pair for part in clients.map(lambda part: list(_apply(api, part, spec)), _parts(names)) for pair in part)
 
 
 def children(api: ControlPlane) -> int:
@@ -70,10 +70,10 @@ def children(api: ControlPlane) -> int:
         return len(answer["items"]) + int(answer["metadata"].get("remainingItemCount") or 0)
 
 
-def _apply(api: ControlPlane, names: Sequence[str]) -> Iterator[tuple[str, float]]:
+def _apply(api: ControlPlane, names: Sequence[str], spec: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    spec = {"model": {"name": "owner/model"}, "device": "cpu", "cache": {"type": "memory"}, **spec}
     with api.client() as client:
         for name in names:
-            spec = {"model": {"name": "owner/model"}, "device": "cpu", "cache": {"type": "memory"}}
             body = {"apiVersion": "millrace.dev/v1alpha1", "kind": "InferenceService", "metadata": {"name": name}, "spec": spec}
             client.post(PATH, json=body, timeout=60).raise_for_status()
             yield name, time.monotonic()

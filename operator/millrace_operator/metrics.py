@@ -86,6 +86,12 @@ class Metrics:
             registry=self._registry,
             buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60),
         )
+        self.loop_lag = Histogram(
+            "millrace_loop_lag_seconds",
+            "Seconds by which the event loop was late, looked at ten times a second.",
+            registry=self._registry,
+            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1, 5),
+        )
         self._writes = Counter("millrace_writes", "Writes that the API server accepted.", ["kind", "verb"], registry=self._registry)
         self.errors = Counter("millrace_errors", "Passes that failed, by why.", ["reason"], registry=self._registry)
         self.services = Gauge("millrace_services", "InferenceServices at the last full list.", registry=self._registry)

@@ -11,6 +11,8 @@ from millrace_operator.view import Key
 
 logger = logging.getLogger(__name__)
 
+TOLD = {dict: "can be listed", NotFound: "have no definition", Forbidden: "may not be listed"}
+
 
 class OptionalKinds:
     """`changed` gets the key of whatever changed; `came_or_went` is called when a definition, or the right to list its objects, did.
@@ -54,5 +56,5 @@ class OptionalKinds:
                 if before.get(key) != now.get(key):
                     self._changed(key)
         elif type(before) is not type(now):
-            logger.info("%s: %s", kind.plural, "can be listed" if isinstance(now, dict) else now)
+            logger.info("%s %s", kind.plural, TOLD[type(now)])
             self._came_or_went()

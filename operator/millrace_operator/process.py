@@ -44,6 +44,7 @@ BLIND_SECONDS = 30
 """Until the next full list while some kind cannot be listed, and at most while none can."""
 RELIST_PAUSE = 1
 """Several watches that begin anew at the same time cause one list."""
+LAG_INTERVAL = 0.1
 
 
 class Operator:
@@ -140,12 +141,18 @@ class Operator:
         keeping = asyncio.create_task(self._leadership.keep())
         try:
             looking = (self._resync(), self._monitor.run(), self._optional_kinds.run(), self._rivals.run(), self._watch())
-            if await self._first_of(workers, keeping, *looking):
+            if await self._first_of(workers, keeping, *looking, self._time_the_loop()):
                 logger.error("a part that never ends has ended; the process ends with it")
         finally:
             self._queue.stop()
             await asyncio.wait([workers], timeout=STOP_SECONDS)
             keeping.cancel()
+
+    async def _time_the_loop(self) -> None:
+        while True:
+            due = time.monotonic() + LAG_INTERVAL
+            await asyncio.sleep(LAG_INTERVAL)
+            self._metrics.loop_lag.observe(max(0.0, time.monotonic() - due))
 
     async def _watch(self) -> None:
         """After the first list: kopf never looks again for a definition that was missing when it started."""

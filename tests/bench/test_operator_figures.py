@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from operator_benchmark.figures import Burst, Cost, Floor, Idle, burst, percentile, seconds, verdict
+from operator_benchmark.figures import Burst, Cost, Fleet, Floor, Idle, burst, lag_percentile, percentile, seconds, verdict
 from operator_benchmark.picture import draw
 
 MEBIBYTE = 2**20
@@ -57,3 +57,16 @@ def test_the_picture_is_well_formed_and_names_every_curve() -> None:
     words = "".join(ElementTree.fromstring(text).itertext())
     assert "100 at once: 5.0 s, 50 ms each, 2.00 times a bare client's; others took 0.2 cores" in words
     assert "a <machine>" in words
+
+
+def test_a_lag_is_told_by_the_bound_below_which_the_share_lies() -> None:
+    buckets = {0.1: 90.0, 0.2: 99.0, 0.5: 100.0, float("inf"): 100.0}
+    assert [lag_percentile(buckets, share) for share in (0.5, 0.99, 0.995, 1)] == [0.1, 0.2, 0.5, 0.5]
+
+
+@pytest.mark.parametrize(("lag", "missed"), [(0.2, []), (0.5, ["event loop: p99 0.5 s late, goal 0.2 s"])])
+def test_a_loop_that_is_late_is_a_missed_goal(lag: float, missed: list[str]) -> None:
+    fleet = Fleet(
+        services=1, pods=5, seconds=60, lag_p99_seconds=lag, age_p99_seconds=5, steps=0, writes=0, cpu_share=0.1, rss_bytes=80 * MEBIBYTE
+    )
+    assert verdict([], None, fleet) == missed

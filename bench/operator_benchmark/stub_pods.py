@@ -1,0 +1,125 @@
+"""Pods without a node: what the controllers make is said to run, at an address of loopback where its load is answered."""
+
+import itertools
+import json
+import math
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import httpx
+
+from cluster.control_plane import ControlPlane
+from millrace_operator.names import INSTANCE_LABEL
+from operator_benchmark.services import NAMESPACE
+
+PORT = 9090
+"""Of the server's metrics, on every address."""
+PATH = f"/api/v1/namespaces/{NAMESPACE}/pods"
+CLIENTS = 4
+PERIOD_SECONDS = 60.0
+"""Of the load, up and down."""
+REQUEST_SECONDS = 2.0
+LEAST, MOST = 1.0, 7.0
+"""Requests that run at once in a pod."""
+
+
+@dataclass
+class Replica:
+    """One pod's counters. `phase` of the load in [0, 1)."""
+
+    phase: float
+    boot_id: str
+    at: float = field(default_factory=time.monotonic)
+    running_seconds: float = 0.0
+
+    def load(self) -> dict[str, Any]:
+        now = time.monotonic()
+        running = LEAST + (MOST - LEAST) * (1 + math.sin(2 * math.pi * (now / PERIOD_SECONDS + self.phase))) / 2
+        self.running_seconds += running * (now - self.at)
+        self.at = now
+        completed = int(self.running_seconds / REQUEST_SECONDS)
+        counters = {"arrivals": completed + round(running), "completed": completed, "running_seconds": self.running_seconds}
+        return {"queued": 0, "running": round(running), "boot_id": self.boot_id, **counters}
+
+
+class StubPods:
+    """Gives every pod that has none an address, until the block ends."""
+
+    def __init__(self, api: ControlPlane) -> None:
+        self._api = api
+        self._replicas: dict[str, Replica] = {}
+        self._numbers = itertools.count()
+        self._ends = threading.Event()
+
+    def count(self) -> int:
+        """Pods that are said to run."""
+        with self._api.client() as client:
+            return sum("podIP" in pod["status"] for pod in _pods(client))
+
+    def answer(self, address: str) -> bytes:
+        return json.dumps(self._replicas[address].load()).encode()
+
+    def run(self) -> None:
+        with self._api.client() as client, ThreadPoolExecutor(CLIENTS) as clients:
+            while not self._ends.wait(1):
+                new = [pod for pod in _pods(client) if "podIP" not in pod["status"]]
+                list(clients.map(lambda pod: self._start(client, pod), new))
+
+    def end(self) -> None:
+        self._ends.set()
+
+    def _start(self, client: httpx.Client, pod: dict[str, Any]) -> None:
+        number = next(self._numbers)
+        address = f"127.1.{number // 250}.{number % 250 + 1}"
+        service = pod["metadata"]["labels"][INSTANCE_LABEL]
+        self._replicas[address] = Replica(phase=zlib.crc32(service.encode()) / 2**32, boot_id=pod["metadata"]["uid"])
+        conditions = [{"type": name, "status": "True"} for name in ("PodScheduled", "Initialized", "ContainersReady", "Ready")]
+        status = {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}], "conditions": conditions}
+        headers = {"Content-Type": "application/merge-patch+json"}
+        answer = client.patch(f"{PATH}/{pod['metadata']['name']}/status", content=json.dumps({"status": status}), headers=headers)
+        if answer.status_code != httpx.codes.NOT_FOUND:  # scaled down meanwhile
+            answer.raise_for_status()
+
+
+@contextmanager
+def stub_pods(api: ControlPlane) -> Iterator[StubPods]:
+    pods = StubPods(api)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            body = pods.answer(self.connection.getsockname()[0])
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Nothing."""
+
+    server = ThreadingHTTPServer(("0.0.0.0", PORT), Handler)  # addresses of loopback are all that is asked
+    server.daemon_threads = True
+    threads = [threading.Thread(target=server.serve_forever), threading.Thread(target=pods.run)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield pods
+    finally:
+        pods.end()
+        server.shutdown()
+        for thread in threads:
+            thread.join()
+        server.server_close()
+
+
+def _pods(client: httpx.Client) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = client.get(PATH, params={"resourceVersion": "0"}, timeout=30).json()["items"]
+    return found
