@@ -16,8 +16,9 @@ from demo import model as demo_model
 from engine_benchmark.machine import CPU_INFO, cpu_model, revision
 from http_benchmark import experiments, picture
 from http_benchmark.figures import GOODPUT_GOAL, GROWTH_GOAL, REFUSAL_GOAL_MS, Overload, Row, Soak
+from http_benchmark.prediction import prediction
 
-KINDS = ("throughput", "streams", "cache", "goodput", "soak")
+KINDS = ("throughput", "streams", "cache", "goodput", "prediction", "soak")
 
 
 def main() -> int:
@@ -37,6 +38,8 @@ def main() -> int:
             rows += experiments.streams(model, folder, rounds=options.rounds, seconds=options.seconds)
         if "cache" in options.kinds:
             rows += experiments.cache(model, folder, rounds=options.rounds, prompts=20)
+        if "prediction" in options.kinds:
+            rows += prediction(model, folder, seconds=6 * options.seconds)
         for row in rows:
             print(_line(row), flush=True)
         missed += [row.what for row in rows if row.met is False]
