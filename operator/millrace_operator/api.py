@@ -85,7 +85,8 @@ class Accelerators(Model):
     """The accelerator of one replica."""
 
     resource: Annotated[str, text(EXTENDED_RESOURCE, "must be DOMAIN/NAME, such as nvidia.com/gpu", at_most=200)] = "nvidia.com/gpu"
-    """Extended resource that the node's device plugin announces, such as `nvidia.com/gpu` or `nvidia.com/mig-1g.10gb`."""
+    """Extended resource that the node's device plugin announces, such as `nvidia.com/gpu` or `nvidia.com/mig-1g.10gb`. One that is
+    shared (time-slicing, MPS: `nvidia.com/gpu.shared`) is not apart from its neighbours: they can exhaust its memory."""
     count: Annotated[int, Field(ge=1, le=1)] = 1
     """How many of them. One, until a model can be split over several."""
 

@@ -1,4 +1,4 @@
-"""The warning before an edit that replaces GPU replicas: on exactly those edits, and it refuses nothing."""
+"""The warnings before an edit that replaces GPU replicas (exactly those edits), and of shared accelerators. They refuse nothing."""
 
 import itertools
 import json
@@ -53,7 +53,9 @@ def policies() -> list[Manifest]:
 
 
 def warned() -> set[str]:
-    (policy,) = [each for each in policies() if each["kind"] == "ValidatingAdmissionPolicy"]
+    (policy,) = [
+        each for each in policies() if each["kind"] == "ValidatingAdmissionPolicy" and each["metadata"]["name"].startswith("restarts")
+    ]
     (check,) = policy["spec"]["validations"]
     return set(re.findall(r"oldObject\.spec\.\?(\w+)", check["expression"]))
 
@@ -93,3 +95,17 @@ def test_the_api_server_warns_and_takes_the_edit(api: Api) -> None:
     assert edit({"batching": {"maxSize": 7}}) == "", "nothing changes"
     edit({"device": "cpu", "accelerators": None})
     assert edit({"batching": {"maxSize": 3}}) == "", "replicas on CPUs start quickly"
+
+
+@pytest.mark.apiserver
+def test_the_api_server_warns_of_shared_accelerators_and_of_no_others(api: Api) -> None:
+    def warning(resource: str) -> str:
+        body = manifest(device="cuda", accelerators={"resource": resource})
+        answer = api.client.post(api.root, json=body, params={"dryRun": "All"})
+        assert answer.status_code == 201, answer.text
+        return str(answer.headers.get("warning", ""))
+
+    for policy in policies():
+        api.control_plane.kubectl("apply", "-f", "-", stdin=json.dumps(policy))
+    eventually(lambda: "share its memory" in warning("nvidia.com/gpu.shared"), "the warning")
+    assert [warning(resource) for resource in ("nvidia.com/gpu", "nvidia.com/mig-1g.10gb")] == ["", ""]
