@@ -1,6 +1,5 @@
 """Rights that are taken from a running operator one by one, and given back."""
 
-import time
 from collections.abc import Callable
 
 import pytest
@@ -24,8 +23,6 @@ RIGHTS: dict[tuple[str, str], Callable[[Api], object]] = {
     ("servicemonitors", "list"): lambda _: None,
 }
 """What makes the operator need a right that it lost; in this order."""
-MISSING_SECONDS = 0.7
-"""A full list, a look at other autoscalers and a pass fall into it."""
 
 
 def rules() -> list[Manifest]:
@@ -80,18 +77,3 @@ def test_a_right_that_is_missing_is_named_in_the_status_and_heals_when_it_is_bac
         eventually(lambda words=words: not denied(api, "chat", words), f"after {words}: it heals")  # type: ignore[misc]
     assert restricted.process.poll() is None
     assert not restricted.said("Traceback")
-
-
-def test_whatever_right_is_missing_for_a_while_the_operator_stays_and_goes_on_when_it_is_back(api: Api, restricted: Process) -> None:
-    api.create(cpu_service())
-    eventually(api.is_complete, "children exist")
-    pairs = [(resource, verb) for rule in rules() for resource in rule["resources"] for verb in rule["verbs"]]
-    for number, (resource, verb) in enumerate(pairs):
-        grant(api, without=(resource, verb))
-        api.edit({"spec": {"image": f"denied:{number}"}})
-        time.sleep(MISSING_SECONDS)
-        grant(api)
-        api.edit({"spec": {"image": f"granted:{number}"}})
-        eventually(lambda number=number: api.image() == f"granted:{number}", f"it goes on after {verb} of {resource}", seconds=60)  # type: ignore[misc]
-    assert restricted.process.poll() is None
-    assert not restricted.failures()
