@@ -11,7 +11,7 @@ import pytest
 from cluster import images
 from cluster.provider import Provider, choose
 from demo.image import model_image
-from demo_service import Service, demo_service
+from demo_service import PATIENT, Service, demo_service
 from installation import Installation, References
 from kube import Kube, fresh_namespace
 from redis_image import redis_image
@@ -80,5 +80,5 @@ def serve(kube: Kube, provider: Provider, installation: Installation, references
 def chat(kube: Kube, provider: Provider, installation: Installation, references: References) -> Iterator[Service]:
     """One service of one replica, ready, for the tests that only ask it and leave it as it is."""
     with fresh_namespace(kube) as name:
-        kube.apply(demo_service("chat", namespace=name, model_image=references.model, autoscaling={"maxReplicas": 1}))
+        kube.apply(demo_service("chat", namespace=name, model_image=references.model, autoscaling={"maxReplicas": 1}, **PATIENT))
         yield Service(kube, name, "chat", provider.node_address()).wait_ready()

@@ -17,6 +17,7 @@ from cluster import versions
 from cluster.binaries import module_folder
 from cluster.control_plane import ControlPlane
 from millrace_operator.manifest import Manifest
+from millrace_operator.names import FIELD_MANAGER, child_labels
 from services import manifest
 
 DEADLINE = 20.0
@@ -191,6 +192,20 @@ class Api:
         deployment = self.get("deployments", "chat")
         assert deployment is not None
         return str(deployment["spec"]["template"]["spec"]["containers"][0]["image"])
+
+
+def make_as_an_earlier_version_did(api: Api, kind: str, name: str, *, owner: Manifest) -> None:
+    """A child that this version does not wish for."""
+    version, written_kind, spec = FOREIGN[kind]
+    reference = {**{field: owner[field] for field in ("apiVersion", "kind")}, "name": "chat", "uid": owner["metadata"]["uid"]}
+    metadata = {"name": name, "labels": child_labels("chat"), "ownerReferences": [{**reference, "controller": True}]}
+    answer = api.client.patch(
+        api.path(kind, name),
+        content=json.dumps({"apiVersion": version, "kind": written_kind, "metadata": metadata, "spec": spec}),
+        headers={"Content-Type": "application/apply-patch+yaml"},
+        params={"fieldManager": FIELD_MANAGER, "force": "true"},
+    )
+    assert answer.status_code == 201, answer.text
 
 
 def writes(control_plane: ControlPlane) -> dict[tuple[str, ...], float]:

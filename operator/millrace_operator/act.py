@@ -6,7 +6,7 @@ What a user can do something about becomes a Trouble for the status; what only t
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from millrace_operator.cluster import Cluster, NameConflict, Observed
+from millrace_operator.cluster import POD, Cluster, NameConflict, Observed
 from millrace_operator.connection import Forbidden, NamespaceEnds, NotFound, Refused
 from millrace_operator.desired import CHILD_KINDS, origin
 from millrace_operator.drift import Repairs
@@ -31,6 +31,8 @@ class Outcome:
     pods: tuple[Manifest, ...]
     before: Manifest | None = None
     """The server's Deployment as it was seen."""
+    blind: Trouble | None = None
+    """Why the pods could not be listed; it is among the problems. Those that were seen may be gone, and others there."""
     repaired: tuple[tuple[str, str, Drift], ...] = ()
     """(kind, name, what) of children that somebody had changed."""
 
@@ -61,7 +63,8 @@ async def act(
     `secret` is created, not applied, before its Redis; while it cannot be, Redis waits.
     """
     live: list[Manifest] = []
-    problems: list[Trouble] = []
+    blind = _blind(seen)
+    problems = [blind] if blind else []
     aside: list[Trouble] = []
     repaired: list[tuple[str, str, Drift]] = []
     if secret is not None and (refused := await _create_secret(cluster, secret)):
@@ -94,7 +97,14 @@ async def act(
                 told.append(_fight(kind, name, fight))
     problems += await _prune(cluster, wish, seen)
     before = seen.child("Deployment", seen.manifest["metadata"]["name"])
-    return Outcome(seen.manifest, tuple(live), tuple(problems), next(iter(aside), None), seen.pods, before, tuple(repaired))
+    return Outcome(seen.manifest, tuple(live), tuple(problems), next(iter(aside), None), seen.pods, before, blind, tuple(repaired))
+
+
+def _blind(seen: Observed) -> Trouble | None:
+    if POD.kind not in seen.out_of_reach:
+        return None
+    sentence = f"its pods cannot be seen, so it is not scaled: {seen.out_of_reach[POD.kind].message}"
+    return Trouble(cause=FORBIDDEN, sentence=sentence, needs_a_human=False, bars_serving=False)
 
 
 async def _prune(cluster: Cluster, wish: Sequence[Manifest], seen: Observed) -> list[Trouble]:

@@ -100,8 +100,6 @@ class Cluster:
             self._newest.pop(key, None)
             return None
         self._require_newest(manifest)
-        if POD.kind in self._unlisted:
-            raise self._unlisted[POD.kind]
         out_of_reach: dict[str, NotFound | Forbidden] = {**self._unlisted, **self._unseen}
         optional = [kind for kind in CHILD_KINDS if kind.optional and kind.kind not in out_of_reach]
 

@@ -4,6 +4,9 @@
 times written in it, so that no wall clock matters. `Leadership` acts on the Lease object. `guard()` is called before every
 write: it refuses from `renew_deadline` after the last renewal began, while the others respect the Lease until `duration`;
 the gap covers a write in flight. On loss the process ends at once: whatever it still believes is stale.
+
+The Lease names the version of the operator that leads or led last. An older one never takes it: it would give every service the pods
+of its time, and end those that serve. Who wants to go back deletes the Lease (README, Going back).
 """
 
 import asyncio
@@ -17,6 +20,8 @@ from typing import Protocol
 
 from millrace_operator.connection import AlreadyThere, ApiError, Conflict, Connection, NotFound
 from millrace_operator.manifest import Manifest
+from millrace_operator.names import RELEASE_ANNOTATION
+from millrace_operator.release import is_newer
 
 logger = logging.getLogger(__name__)
 
@@ -41,22 +46,32 @@ class Record:
     holder: str
     version: str
     transitions: int = 0
+    release: str = ""
+    """Of the operator that wrote it; empty where it did not say."""
 
 
 class Election:
     """When may this candidate take the Lease, and until when may it write? `now` is monotonic seconds."""
 
-    def __init__(self, identity: str, term: Term) -> None:
+    def __init__(self, identity: str, term: Term, *, release: str) -> None:
         self.identity = identity
+        self.release = release
         self._term = term
         self._seen: Record | None = None
         self._seen_at = 0.0
         self._renewed_at: float | None = None
 
+    @property
+    def newer(self) -> str | None:
+        """The version of the operator that leads or led last, as the record said when it was looked at, if it is newer than this one."""
+        return self._seen.release if self._seen and is_newer(self._seen.release, than=self.release) else None
+
     def may_take(self, record: Record | None, *, now: float) -> bool:
-        """Look at the record; True when it is free, released, or has not changed for a whole duration."""
+        """Look at the record; True when it is free, released, or has not changed for a whole duration, and no newer operator's."""
         if record != self._seen:
             self._seen, self._seen_at = record, now
+        if self.newer:
+            return False
         if record is None or not record.holder or record.holder == self.identity:
             return True
         return now - self._seen_at >= self._term.duration
@@ -77,7 +92,7 @@ class LeaseStore(Protocol):
 
     async def read(self) -> Record | None: ...
 
-    async def write(self, holder: str, *, over: Record | None) -> Record: ...
+    async def write(self, holder: str, *, release: str, over: Record | None) -> Record: ...
 
 
 class Leadership:
@@ -89,12 +104,13 @@ class Leadership:
         identity: str,
         term: Term,
         *,
+        release: str,
         on_loss: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._store = store
-        self._election = Election(identity, term)
+        self._election = Election(identity, term, release=release)
         self._term = term
         self._on_loss = on_loss
         self._clock = clock
@@ -103,9 +119,18 @@ class Leadership:
         self._heard_at = -math.inf
 
     @property
-    def in_touch(self) -> bool:
-        """The Lease was read or renewed within its duration: this process leads, or could."""
-        return self._clock() - self._heard_at < self._term.duration
+    def unable(self) -> str | None:
+        """Why this process neither leads nor could; None when it does, or could."""
+        if self._clock() - self._heard_at >= self._term.duration:
+            return "the Lease cannot be read, so this operator could not take over"
+        if self.newer:
+            return f"version {self.newer} has led, and this is {self._election.release}: it would take the services back, and does not lead"
+        return None
+
+    @property
+    def newer(self) -> str | None:
+        """The version of a newer operator that keeps this one from leading."""
+        return None if self.leads else self._election.newer
 
     @property
     def leads(self) -> bool:
@@ -118,7 +143,11 @@ class Leadership:
 
     async def acquire(self) -> None:
         """Returns when this process leads."""
+        told: str | None = None
         while not await self._try_to_take():
+            if self.newer != told and self.unable:
+                logger.warning("%s; to go back on purpose, end every operator and delete the Lease", self.unable)
+            told = self.newer
             await self._sleep(self._term.retry)
         logger.info("leading as %s", self._election.identity)
 
@@ -142,7 +171,7 @@ class Leadership:
         try:
             record = await self._store.read()
             if record is not None and record.holder == self._election.identity:
-                await self._store.write("", over=record)
+                await self._store.write("", release=self._election.release, over=record)
         except ApiError as error:
             logger.warning("the Lease was not released: %s; the next leader waits until it expires", error)
 
@@ -152,7 +181,7 @@ class Leadership:
             began = self._heard_at = self._clock()
             if not self._election.may_take(record, now=began):
                 return False
-            self._record = await self._store.write(self._election.identity, over=record)
+            self._record = await self._write(over=record)
         except (Conflict, AlreadyThere):
             return False
         except ApiError as error:
@@ -161,11 +190,14 @@ class Leadership:
         self._election.renewed(began=began)
         return True
 
+    async def _write(self, *, over: Record | None) -> Record:
+        return await self._store.write(self._election.identity, release=self._election.release, over=over)
+
     async def _renew(self) -> str | None:
         """Returns the holder as far as known; None when the API server did not answer."""
         began = self._clock()
         try:
-            self._record = await self._store.write(self._election.identity, over=self._record)
+            self._record = await self._write(over=self._record)
         except (Conflict, AlreadyThere, NotFound):
             return await self._look_again()
         except ApiError as error:
@@ -207,14 +239,18 @@ class LeaseObject:
             return None
         return _record(lease)
 
-    async def write(self, holder: str, *, over: Record | None) -> Record:
+    async def write(self, holder: str, *, release: str, over: Record | None) -> Record:
         """PUT over the version that was read, POST when there was none. Raises Conflict, AlreadyThere or ApiError."""
         now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         transitions = 0 if over is None else over.transitions + (over.holder != holder)
         lease = {
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",
-            "metadata": {"name": self._name, **({"resourceVersion": over.version} if over else {})},
+            "metadata": {
+                "name": self._name,
+                "annotations": {RELEASE_ANNOTATION: release},
+                **({"resourceVersion": over.version} if over else {}),
+            },
             "spec": {
                 "holderIdentity": holder,
                 "leaseDurationSeconds": self._duration,
@@ -229,8 +265,9 @@ class LeaseObject:
 
 def _record(lease: Manifest) -> Record:
     match lease:
-        case {"metadata": {"resourceVersion": str(version)}, "spec": dict(spec)}:
+        case {"metadata": {"resourceVersion": str(version)} as metadata, "spec": dict(spec)}:
             holder, transitions = spec.get("holderIdentity") or "", spec.get("leaseTransitions") or 0
-            if isinstance(holder, str) and isinstance(transitions, int):
-                return Record(holder=holder, version=version, transitions=transitions)
+            release = (metadata.get("annotations") or {}).get(RELEASE_ANNOTATION) or ""
+            if isinstance(holder, str) and isinstance(transitions, int) and isinstance(release, str):
+                return Record(holder=holder, version=version, transitions=transitions, release=release)
     raise ApiError(500, "InvalidLease", "what was read is no Lease that this operator can hold; delete it, it is made anew")

@@ -74,7 +74,9 @@ class LoadGauges(Collector):
 class Metrics:
     """One registry per process, so that a second operator in one test process does not clash."""
 
-    def __init__(self, *, leads: Callable[[], bool], depth: Callable[[], int], waited: Callable[[], float]) -> None:
+    def __init__(
+        self, *, leads: Callable[[], bool], outdated: Callable[[], bool], depth: Callable[[], int], waited: Callable[[], float]
+    ) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         self.service = ServiceGauges()
@@ -97,6 +99,7 @@ class Metrics:
         self.services = Gauge("millrace_services", "InferenceServices at the last full list.", registry=self._registry)
         self.full_list = Gauge("millrace_last_full_list_timestamp_seconds", "Unix time of the last full list.", registry=self._registry)
         self._gauge("millrace_leader", "1 while this process may write.", leads)
+        self._gauge("millrace_outdated", "1 while a newer operator has led, so that this one does not.", outdated)
         self._gauge("millrace_queue_depth", "Keys that wait for a pass.", depth)
         self._gauge("millrace_queue_waited_seconds", "Seconds that the oldest due key has waited.", waited)
 

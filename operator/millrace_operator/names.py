@@ -13,6 +13,8 @@ OPERATOR_LABELS = {"app.kubernetes.io/name": "millrace-operator"}
 """Of the operator's own pods; the chart puts them there."""
 LEASE = "millrace-operator"
 """The Lease of whoever leads, in the operator's own namespace. Its Role names it."""
+RELEASE_ANNOTATION = f"{GROUP}/operator-version"
+"""On the Lease: the version of the operator that leads or led last."""
 PAUSED_ANNOTATION = f"{GROUP}/paused"
 HASH_ANNOTATION = f"{GROUP}/applied-hash"
 

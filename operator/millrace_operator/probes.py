@@ -8,12 +8,14 @@ from millrace_operator.metrics import CONTENT_TYPE
 
 
 class Probes:
-    """`sick` says why the process should be restarted, or None. `ready` does not mean "is leader": a standby is ready to lead."""
+    """`sick` says why the process should be restarted, or None; `unable` why it could not lead, or None: a standby is ready too."""
 
-    def __init__(self, *, port: int, sick: Callable[[], str | None], ready: Callable[[], bool], metrics: Callable[[], bytes]) -> None:
+    def __init__(
+        self, *, port: int, sick: Callable[[], str | None], unable: Callable[[], str | None], metrics: Callable[[], bytes]
+    ) -> None:
         self._port = port
         self._sick = sick
-        self._ready = ready
+        self._unable = unable
         self._metrics = metrics
         self._runner: web.AppRunner | None = None
 
@@ -34,13 +36,14 @@ class Probes:
             await self._runner.cleanup()
 
     async def _livez(self, _: web.Request) -> web.Response:
-        reason = self._sick()
-        return web.Response(text="ok") if reason is None else web.Response(text=reason, status=503)
+        return _answer(self._sick())
 
     async def _readyz(self, _: web.Request) -> web.Response:
-        if self._ready():
-            return web.Response(text="ok")
-        return web.Response(text="the Lease cannot be read, so this operator could not take over", status=503)
+        return _answer(self._unable())
 
     async def _prometheus(self, _: web.Request) -> web.Response:
         return web.Response(body=self._metrics(), headers={"Content-Type": CONTENT_TYPE})
+
+
+def _answer(reason: str | None) -> web.Response:
+    return web.Response(text="ok") if reason is None else web.Response(text=reason, status=503)

@@ -30,6 +30,7 @@ from millrace_operator.names import LEASE
 from millrace_operator.optional_kinds import OptionalKinds
 from millrace_operator.probes import Probes
 from millrace_operator.reconcile import Reconciler
+from millrace_operator.release import RELEASE
 from millrace_operator.rivals import Rivals
 from millrace_operator.settings import OperatorSettings
 from millrace_operator.view import Key
@@ -60,14 +61,17 @@ class Operator:
         term = Term(duration=settings.lease_duration, renew_deadline=settings.lease_renew_deadline, retry=settings.lease_retry)
         lease = LeaseObject(connection, namespace=settings.lease_namespace, name=LEASE, term=term)
         identity = f"{settings.identity}_{uuid.uuid4().hex[:8]}"
-        self._leadership = Leadership(lease, identity, term, on_loss=_die)
+        self._leadership = Leadership(lease, identity, term, release=RELEASE, on_loss=_die)
         self._queue: WorkQueue[Key] = WorkQueue(
             self._pass,
             pace=Pace(coalesce=settings.coalesce, first_retry=settings.first_retry, last_retry=settings.last_retry),
             deadline=settings.pass_deadline,
         )
         self._metrics = Metrics(
-            leads=lambda: self._leadership.leads, depth=lambda: self._queue.schedule.depth, waited=lambda: self._queue.waited
+            leads=lambda: self._leadership.leads,
+            outdated=lambda: self._leadership.newer is not None,
+            depth=lambda: self._queue.schedule.depth,
+            waited=lambda: self._queue.waited,
         )
         self._cluster = Cluster(
             connection,
@@ -117,7 +121,7 @@ class Operator:
             recorder=Recorder(self._cluster, identity=identity, now=_utc),
             now=lambda: _utc().strftime("%Y-%m-%dT%H:%M:%SZ"),
         )
-        self._probes = Probes(port=settings.port, sick=self._sick, ready=lambda: self._leadership.in_touch, metrics=self._metrics.text)
+        self._probes = Probes(port=settings.port, sick=self._sick, unable=lambda: self._leadership.unable, metrics=self._metrics.text)
 
     async def run(self) -> int:
         """Returns the exit code: 0 when it was told to stop."""

@@ -81,6 +81,8 @@ class Reconciler:
         if service.spec.autoscaling.mode == "None" or outcome.deployment is None or outcome.rollout is None:
             self.monitor.forget(key)
             return None, None
+        if outcome.blind is not None:
+            return service.status.autoscaling, outcome.blind
         current = outcome.rollout.wanted
         decision = self.monitor.decide(key, subject(service, outcome.rollout, rival=self.rivals.of(key)))
         if decision.desired < current:

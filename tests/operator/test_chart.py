@@ -16,6 +16,7 @@ from millrace_operator.chart import ChartValues
 from millrace_operator.desired import CHILD_KINDS
 from millrace_operator.manifest import Manifest
 from millrace_operator.names import GROUP, LEASE, OPERATOR_LABELS, PLURAL
+from millrace_operator.release import RELEASE
 from millrace_operator.settings import OperatorSettings
 from operators import FAST, Process, eventually
 from services import CHECKOUT
@@ -59,7 +60,7 @@ def test_the_values_file_states_every_value_and_its_default() -> None:
 def test_versions_agree_everywhere() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     version = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["version"]
-    assert (chart["version"], chart["appVersion"]) == (version, version)
+    assert (chart["version"], chart["appVersion"], RELEASE) == (version, version, version)
     (container,) = operator()["containers"]
     assert container["image"] == f"millrace/operator:{version}"
     assert environment(operator())["MILLRACE_SERVER_IMAGE"] == f"millrace/server:{version}"

@@ -8,6 +8,8 @@ from fake_api import FakeApi
 from millrace_operator.connection import ApiError, Conflict, Connection, NotFound, Unreachable, configuration
 from millrace_operator.lease import Leadership, LeaseObject, NotLeader, Record, Term
 from millrace_operator.manifest import Manifest
+from millrace_operator.names import RELEASE_ANNOTATION
+from millrace_operator.release import is_newer
 
 TERM = Term(duration=15, renew_deadline=10, retry=2)
 
@@ -33,7 +35,7 @@ class Store:
             raise self.fault
         return self.record
 
-    async def write(self, holder: str, *, over: Record | None) -> Record:
+    async def write(self, holder: str, *, release: str, over: Record | None) -> Record:
         if self.fault:
             raise self.fault
         if over is not None and self.record is None:
@@ -41,18 +43,18 @@ class Store:
         if (over.version if over else None) != (self.record.version if self.record else None):
             raise Conflict(409, "Conflict", "modified")
         self._version += 1
-        self.record = Record(holder, str(self._version))
+        self.record = Record(holder, str(self._version), release=release)
         return self.record
 
 
 class Candidate:
     """One process: its own clock, which starts anywhere."""
 
-    def __init__(self, store: Store, name: str, *, clock_starts_at: float) -> None:
+    def __init__(self, store: Store, name: str, *, clock_starts_at: float, release: str = "1.0") -> None:
         self.clock = Clock(clock_starts_at)
         self.losses: list[str] = []
         self.steps: list[float] = []
-        self.leadership = Leadership(store, name, TERM, on_loss=self.losses.append, clock=self.clock, sleep=self._sleep)
+        self.leadership = Leadership(store, name, TERM, release=release, on_loss=self.losses.append, clock=self.clock, sleep=self._sleep)
 
     async def _sleep(self, seconds: float) -> None:
         """Turns this clock; stops the loop under test when the planned steps are used up."""
@@ -172,7 +174,7 @@ async def test_a_deleted_lease_is_made_again() -> None:
     await a.try_to_lead()
     store.record = None
     await a.renew(2)
-    assert store.record == Record("a", "2")
+    assert store.record == Record("a", "2", release="1.0")
     assert a.losses == []
 
 
@@ -215,9 +217,9 @@ async def test_a_late_release_does_not_touch_the_next_leader() -> None:
 async def test_of_two_that_take_an_expired_lease_together_one_wins() -> None:
     store, a, b = two()
     seen = await store.read()
-    await store.write("b", over=seen)
+    await store.write("b", release="1.0", over=seen)
     with pytest.raises(Conflict):
-        await store.write("a", over=seen)
+        await store.write("a", release="1.0", over=seen)
     assert not await a.try_to_lead()
     assert not may_write(b)
 
@@ -230,6 +232,7 @@ async def test_of_two_that_take_an_expired_lease_together_one_wins() -> None:
         {"metadata": {"resourceVersion": "1"}},
         {"metadata": {"resourceVersion": "1"}, "spec": {"holderIdentity": ["a"]}},
         {"metadata": {"resourceVersion": "1"}, "spec": {"leaseTransitions": "many"}},
+        {"metadata": {"resourceVersion": "1", "annotations": {RELEASE_ANNOTATION: 2}}, "spec": {}},
     ],
 )
 async def test_what_is_no_lease_is_an_error_that_the_loop_survives(
@@ -246,15 +249,58 @@ async def test_what_is_no_lease_is_an_error_that_the_loop_survives(
 async def test_who_cannot_reach_the_lease_is_not_ready_to_lead_and_a_standby_is() -> None:
     store = Store()
     leader, standby = Candidate(store, "a", clock_starts_at=0), Candidate(store, "b", clock_starts_at=500)
-    assert not standby.leadership.in_touch, "it has not looked yet"
+    assert standby.leadership.unable, "it has not looked yet"
     assert await leader.try_to_lead()
     assert not await standby.try_to_lead()
-    assert leader.leadership.in_touch
-    assert standby.leadership.in_touch
+    assert leader.leadership.unable is None
+    assert standby.leadership.unable is None
     store.fault = Unreachable(0, "Timeout", "nobody")
     standby.clock.now += TERM.duration
     assert not await standby.try_to_lead()
-    assert not standby.leadership.in_touch
+    assert standby.leadership.unable
     store.fault = None
     await leader.renew(3)
-    assert leader.leadership.in_touch
+    assert leader.leadership.unable is None
+
+
+async def test_an_older_operator_never_follows_a_newer_one_until_the_lease_is_deleted() -> None:
+    store = Store()
+    newer, older = (Candidate(store, name, clock_starts_at=0, release=name) for name in ("1.10.0", "1.9.1"))
+    assert await older.try_to_lead()
+    await older.leadership.release()
+    assert await newer.try_to_lead(), "an upgrade"
+    assert not await older.try_to_lead()
+    await newer.leadership.release()
+    older.clock.now += 10 * TERM.duration
+    assert not await older.try_to_lead(), "it is free, and expired"
+    assert older.leadership.newer == "1.10.0"
+    assert older.leadership.unable is not None
+    assert "1.10.0" in older.leadership.unable
+    store.record = None
+    assert await older.try_to_lead()
+    assert older.leadership.newer is None
+    assert older.leadership.unable is None
+
+
+async def test_a_lease_without_a_version_may_be_taken() -> None:
+    store, a, _ = two()
+    store.record = Record("", "7")
+    assert await a.try_to_lead()
+
+
+@pytest.mark.parametrize(
+    ("release", "than", "newer"),
+    [
+        ("0.10.0", "0.9.0", True),
+        ("0.9.0", "0.10.0", False),
+        ("1.0", "1.0.0", False),
+        ("1.0.0", "1.0", False),
+        ("1.0.1", "1.0", True),
+        ("1.0.0rc1", "1.0.0", False),
+        ("latest", "0.1", False),
+        ("", "0.0", False),
+        ("0.1", "", True),
+    ],
+)
+def test_versions_are_compared_by_their_numbers(release: str, than: str, newer: bool) -> None:
+    assert is_newer(release, than=than) == newer

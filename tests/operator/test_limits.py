@@ -54,7 +54,8 @@ def test_what_the_operator_asks_waits_in_queues_of_its_own(api: Api, path: str, 
     uid = api.client.get(f"{FLOW_SCHEMAS}/{schema}").json()["metadata"]["uid"]
 
     def chosen(user: str) -> str | None:
-        return api.client.get(path, headers={"Impersonate-User": user}).headers.get("X-Kubernetes-PF-FlowSchema-UID")
+        told: str | None = api.client.get(path, headers={"Impersonate-User": user}).headers.get("X-Kubernetes-PF-FlowSchema-UID")
+        return told
 
     eventually(lambda: chosen(ACCOUNT) == uid, "its requests are told from others'")
     assert chosen("system:serviceaccount:default:other") != uid

@@ -3,15 +3,13 @@
 Used permissions are those in the API server's audit log, granted ones those in the chart's Roles.
 """
 
-import json
 from collections.abc import Callable
 
 import pytest
 
-from millrace_operator.manifest import Manifest
-from millrace_operator.names import FIELD_MANAGER, child_labels
+from millrace_operator.names import child_labels
 from millrace_operator.victims import DELETION_COST, FIRST
-from operators import FOREIGN, Api, Process, cpu_service, eventually
+from operators import FOREIGN, Api, Process, cpu_service, eventually, make_as_an_earlier_version_did
 from rights import Right, granted, installed, kubeconfig, requests, used
 
 pytestmark = pytest.mark.apiserver
@@ -25,20 +23,6 @@ def make_foreign(api: Api, kind: str, name: str) -> None:
     foreign = {"apiVersion": version, "kind": written_kind, "metadata": {"name": name}, "spec": spec}
     made = api.client.post(api.path(kind, ""), json=foreign)
     assert made.status_code == 201, made.text
-
-
-def make_as_an_earlier_version_did(api: Api, kind: str, name: str, *, owner: Manifest) -> None:
-    """A child that this version does not wish for."""
-    version, written_kind, spec = FOREIGN[kind]
-    reference = {**{field: owner[field] for field in ("apiVersion", "kind")}, "name": "chat", "uid": owner["metadata"]["uid"]}
-    metadata = {"name": name, "labels": child_labels("chat"), "ownerReferences": [{**reference, "controller": True}]}
-    answer = api.client.patch(
-        api.path(kind, name),
-        content=json.dumps({"apiVersion": version, "kind": written_kind, "metadata": metadata, "spec": spec}),
-        headers={"Content-Type": "application/apply-patch+yaml"},
-        params={"fieldManager": FIELD_MANAGER, "force": "true"},
-    )
-    assert answer.status_code == 201, answer.text
 
 
 def make_a_replica_that_was_to_go_first(api: Api, name: str) -> None:

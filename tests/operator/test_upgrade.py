@@ -19,6 +19,8 @@ from cluster.control_plane import ControlPlane
 from millrace_operator.api import effective, parse
 from millrace_operator.desired.pod import server_settings
 from millrace_operator.manifest import Manifest
+from millrace_operator.names import LEASE, RELEASE_ANNOTATION
+from millrace_operator.release import RELEASE
 from millrace_operator.source import parse_source
 from operators import Api, Process, eventually
 from services import CHECKOUT, stored
@@ -99,6 +101,25 @@ def test_an_upgrade_and_the_way_back_leave_every_pod_in_place(
         assert pods(api) == pods_before
         assert operator.stop() == 0
         assert not operator.said("Traceback")
+
+
+def test_an_operator_older_than_the_last_leader_waits_until_somebody_goes_back_on_purpose(
+    api: Api, operator: Process, start: Callable[..., Process]
+) -> None:
+    lease = f"/apis/coordination.k8s.io/v1/namespaces/{api.namespace}/leases/{LEASE}"
+    assert operator.metric("millrace_outdated") == 0
+    assert operator.stop() == 0
+    assert api.client.get(lease).json()["metadata"]["annotations"][RELEASE_ANNOTATION] == RELEASE, "a Lease that is let go still says it"
+    api.patch(lease, {"metadata": {"annotations": {RELEASE_ANNOTATION: f"1{RELEASE}"}}})
+    older = start(**PATIENT)
+    eventually(lambda: older.said(f"version 1{RELEASE} has led"), "it tells why it does not lead")
+    assert older.get("/readyz").status_code == 503, "so a rollout of it stops, and the newer ones stay"
+    assert older.get("/livez").status_code == 200
+    assert (older.metric("millrace_outdated"), older.metric("millrace_leader")) == (1, 0)
+    assert api.client.get(lease).json()["spec"]["holderIdentity"] == ""
+    api.delete(lease)
+    older.wait_until_it_leads()
+    eventually(lambda: older.get("/readyz").status_code == 200, "it is ready")
 
 
 def test_the_server_of_that_time_understands_what_this_operator_tells_it(predecessor: Path) -> None:
