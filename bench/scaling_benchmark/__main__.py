@@ -18,20 +18,22 @@ from demo_service import PATIENT, Service, demo_service
 from engine_benchmark.machine import CPU_INFO, cpu_model, revision
 from installation import Installation, References
 from kube import Kube, Manifest, fresh_namespace, wait_for
+from nodes import APART, node_names
 from redis_image import redis_image
 from scaling_benchmark.figures import Cycle, cycle, table
 from scaling_benchmark.watcher import Watcher, watching
 from traffic import Traffic
 
-CLIENTS, TOKENS = 6, 100
-"""Three times what one replica is meant to hold, each asking again as soon as it is answered."""
+CLIENTS, TOKENS = 20, 100
+"""One replica holds twelve, running and waiting, and two hold all: until then some are refused, and ask again a second later."""
 MOST = 2
 ARMS: dict[str, Manifest] = {
-    "Millrace": {"autoscaling": {"minReplicas": 1, "maxReplicas": MOST, "targetPerReplica": 2}},
+    "Millrace": {"autoscaling": {"minReplicas": 1, "maxReplicas": MOST}},
     "HPA on CPU": {"autoscaling": {"mode": "None"}},
 }
 SERVICE: Manifest = {
     "batching": {"maxSize": 4},
+    "queue": {"maxSize": 8},
     "resources": {"requests": {"cpu": "500m", "memory": "512Mi"}, "limits": {"memory": "2Gi"}},
     **PATIENT,
 }
@@ -52,12 +54,21 @@ def main() -> int:
         redis=provider.load(redis_image()),
     )
     Installation(kube, references).by_chart(environment={})
+    _warm_up(kube, provider, references.model)
     with hpa.running(kube, provider):
         cycles = [_run(kube, provider, references.model, arm) for arm in options.arms]
     document = {"machine": {"cpu": cpu_model(CPU_INFO.read_text()), "revision": revision()}, "rows": [asdict(each) for each in cycles]}
     (options.out / "scaling.json").write_text(json.dumps(document, indent=1))
     print(table(cycles))
     return 0
+
+
+def _warm_up(kube: Kube, provider: Provider, model: str) -> None:
+    """A replica on each node, so that the first arm does not pull the images for the second."""
+    with fresh_namespace(kube) as namespace:
+        spec = {**SERVICE, "autoscaling": {"mode": "None"}, "replicas": len(node_names(kube)), "topologySpreadConstraints": APART}
+        kube.apply(demo_service("chat", namespace=namespace, model_image=model, **spec))
+        Service(kube, namespace, "chat", provider.node_address()).wait_ready()
 
 
 def _run(kube: Kube, provider: Provider, model: str, arm: str) -> Cycle:
