@@ -10,7 +10,18 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from millrace_operator.connection import APPLY, MERGE, METADATA_ONLY, AlreadyThere, Conflict, Connection, Forbidden, NotFound
+from millrace_operator.connection import (
+    APPLY,
+    JSON,
+    JSON_PATCH,
+    MERGE,
+    METADATA_ONLY,
+    AlreadyThere,
+    Conflict,
+    Connection,
+    Forbidden,
+    NotFound,
+)
 from millrace_operator.desired import CHILD_KINDS, ChildKind
 from millrace_operator.lists import Lists
 from millrace_operator.manifest import Manifest
@@ -26,6 +37,7 @@ from millrace_operator.names import (
 )
 from millrace_operator.ownership import applied_fields, is_as_wished, owner_uid, owns, stamped
 from millrace_operator.paths import api_path, path_of
+from millrace_operator.ports import renumberings
 from millrace_operator.view import Key, Place, View
 from millrace_operator.workqueue import TokenBucket
 
@@ -186,6 +198,8 @@ class Cluster:
         async with self._over_what_was_seen(live):
             if owns(live, "spec", "replicas") and "replicas" not in wish["spec"]:
                 live = await self._hand_over_replicas(live, path)
+            if edits := renumberings(wish, live):
+                live = await self._write("PATCH", path, edits, content_type=JSON_PATCH)
             return await self._apply(path, _over(wish, live), manager=FIELD_MANAGER)
 
     async def create_secret(self, secret: Manifest) -> None:
@@ -290,7 +304,13 @@ class Cluster:
         return await self._connection.get(path, query=query, seconds=self._read_timeout)
 
     async def _write(
-        self, method: str, path: str, body: Manifest, *, content_type: str = "application/json", query: dict[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: Manifest | list[Manifest],
+        *,
+        content_type: str = JSON,
+        query: dict[str, str] | None = None,
     ) -> Manifest:
         self._guard()
         await asyncio.sleep(self._bucket.reserve(now=self._clock()))

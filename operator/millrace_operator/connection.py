@@ -16,6 +16,7 @@ from millrace_operator.manifest import Manifest
 JSON = "application/json"
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
+JSON_PATCH = "application/json-patch+json"
 METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 SOCKETS = 32
 """Requests that run at once."""
@@ -107,7 +108,7 @@ class Connection:
         method: str,
         path: str,
         *,
-        body: Manifest,
+        body: Manifest | list[Manifest],
         content_type: str = JSON,
         query: Mapping[str, str] | None = None,
         seconds: float,
@@ -124,7 +125,7 @@ class Connection:
         query: Mapping[str, str] | None,
         headers: dict[str, str],
         seconds: float,
-        body: Manifest | None = None,
+        body: Manifest | list[Manifest] | None = None,
     ) -> Manifest:
         try:
             request = await self._client.param_serialize(

@@ -86,6 +86,29 @@ def test_an_edited_field_is_restored_and_a_foreign_one_is_left_alone(api: Api, s
     assert live["metadata"]["labels"]["team"] == "a"
 
 
+@pytest.mark.parametrize(
+    ("kind", "place", "key"),
+    [("services", "/spec/ports", "port"), ("deployments", "/spec/template/spec/containers/0/ports", "containerPort")],
+)
+def test_a_port_that_was_given_another_number_gets_its_own_again(
+    api: Api, shared_operator: Process, kind: str, place: str, key: str
+) -> None:
+    api.create(cpu_service())
+    eventually(api.is_complete, "children exist")
+
+    def ports() -> list[Manifest]:
+        found: Any = api.get(kind, "chat")
+        for step in place.split("/")[1:]:
+            found = found[int(step) if step.isdigit() else step]
+        return list(found)
+
+    before = ports()
+    edit = [{"op": "replace", "path": f"{place}/0/{key}", "value": 4711}]
+    headers = {"Content-Type": "application/json-patch+json"}
+    assert api.client.patch(api.path(kind, "chat"), content=json.dumps(edit), headers=headers).status_code == 200
+    eventually(lambda: ports() == before, "its number is ours again, and no other port is there")
+
+
 def test_a_label_that_is_taken_away_is_put_back(api: Api, shared_operator: Process) -> None:
     """Without it the child leaves the watch, which says so as if it were deleted, and it is found by its name."""
     api.create(cpu_service())
