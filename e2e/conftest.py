@@ -8,13 +8,10 @@ from typing import Any
 
 import pytest
 
-from cluster import images
 from cluster.provider import Provider, choose
-from demo.image import model_image
 from demo_service import PATIENT, Service, demo_service
 from installation import Installation, References
 from kube import Kube, fresh_namespace
-from redis_image import redis_image
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -42,13 +39,7 @@ def kube(provider: Provider) -> Kube:
 
 @pytest.fixture(scope="session")
 def references(provider: Provider) -> References:
-    """Built from this checkout and loaded into the cluster."""
-    return References(
-        operator=provider.load(images.build("operator")),
-        server=provider.load(images.build("server")),
-        model=provider.load(model_image()),
-        redis=provider.load(redis_image()),
-    )
+    return References.built(provider)
 
 
 @pytest.fixture(scope="session")

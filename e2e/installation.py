@@ -4,8 +4,11 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cluster import install_lines
+from cluster import images, install_lines
+from cluster.provider import Provider
+from demo.image import model_image
 from kube import Kube, Manifest, wait_for
+from redis_image import redis_image
 
 NAMESPACE = "millrace-system"
 OPERATOR = "millrace-operator"
@@ -28,6 +31,16 @@ class References:
     model: str
     redis: str | None = None
     """None: the chart's own."""
+
+    @classmethod
+    def built(cls, provider: Provider) -> "References":
+        """From this checkout, with the demo model, and loaded into the cluster."""
+        return cls(
+            operator=provider.load(images.build("operator")),
+            server=provider.load(images.build("server")),
+            model=provider.load(model_image()),
+            redis=provider.load(redis_image()),
+        )
 
 
 @dataclass(frozen=True)

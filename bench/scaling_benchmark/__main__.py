@@ -11,15 +11,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 import hpa
-from cluster import images
 from cluster.provider import Provider, choose
-from demo.image import model_image
 from demo_service import PATIENT, Service, demo_service
 from engine_benchmark.machine import CPU_INFO, cpu_model, revision
 from installation import Installation, References
 from kube import Kube, Manifest, fresh_namespace, wait_for
 from nodes import APART, node_names
-from redis_image import redis_image
 from scaling_benchmark.figures import Cycle, cycle, table
 from scaling_benchmark.watcher import Watcher, watching
 from traffic import Traffic
@@ -47,12 +44,7 @@ def main() -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     provider = choose()
     kube = Kube(provider.up())
-    references = References(
-        operator=provider.load(images.build("operator")),
-        server=provider.load(images.build("server")),
-        model=provider.load(model_image()),
-        redis=provider.load(redis_image()),
-    )
+    references = References.built(provider)
     Installation(kube, references).by_chart(environment={})
     _warm_up(kube, provider, references.model)
     with hpa.running(kube, provider):
@@ -95,8 +87,7 @@ def _step(service: Service, watcher: Watcher, arm: str) -> Cycle:
         wait_for("the load lasts", lambda: watcher.now > answered_at + HOLD_SECONDS, seconds=2 * HOLD_SECONDS)
     load_seconds = watcher.now
     wait_for(f"{arm}: one is left", lambda: len(watcher.samples[-1].pods) == 1, seconds=DOWN_SECONDS, tell=service.describe)
-    watcher.end()
-    return cycle(arm, watcher.samples, traffic.outcomes, load_seconds=load_seconds)
+    return cycle(arm, tuple(watcher.samples), traffic.outcomes, load_seconds=load_seconds)
 
 
 def _options() -> argparse.Namespace:

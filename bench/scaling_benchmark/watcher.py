@@ -42,7 +42,8 @@ class Watcher:
 
     def end(self) -> None:
         self._stop.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def _run(self) -> None:
         while not self._stop.wait(INTERVAL_SECONDS):
@@ -88,7 +89,9 @@ def watching(service: Service) -> Iterator[Watcher]:
                 raise RuntimeError(f"kubectl proxy said {said!r}")
             with httpx.Client(base_url=f"http://{found[1]}", timeout=5, trust_env=False) as api:
                 watcher = Watcher(service, api)
-                yield watcher
-                watcher.end()
+                try:
+                    yield watcher
+                finally:
+                    watcher.end()
         finally:
             process.terminate()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from millrace_operator.cluster import Cluster
 from millrace_operator.connection import ApiError, Forbidden, NotFound
 from millrace_operator.desired import CHILD_KINDS, ChildKind
-from millrace_operator.view import Key
+from millrace_operator.view import Key, differing
 
 logger = logging.getLogger(__name__)
 
@@ -52,9 +52,8 @@ class OptionalKinds:
         before = self._seen.get(kind.kind)
         self._seen[kind.kind] = now
         if isinstance(before, dict) and isinstance(now, dict):
-            for key in before.keys() | now.keys():
-                if before.get(key) != now.get(key):
-                    self._changed(key)
+            for key in differing(before, now):
+                self._changed(key)
         elif type(before) is not type(now):
             logger.info("%s %s", kind.plural, TOLD[type(now)])
             self._came_or_went()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from millrace_operator.connection import ApiError
 from millrace_operator.lists import Lists
-from millrace_operator.view import Key
+from millrace_operator.view import Key, differing
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +41,5 @@ class Rivals:
             logger.warning("other autoscalers cannot be listed, and are not noticed: %s", error)
             return
         before, self._seen = self._seen, now
-        for key in before.keys() | now.keys():
-            if before.get(key) != now.get(key):
-                self._changed(key)
+        for key in differing(before, now):
+            self._changed(key)

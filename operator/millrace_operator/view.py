@@ -17,6 +17,11 @@ Place = tuple[str, str, str]
 """(kind, namespace, name)."""
 
 
+def differing(before: Mapping[Key, object], now: Mapping[Key, object]) -> set[Key]:
+    """Of what came, went or changed."""
+    return {key for key in before.keys() | now.keys() if before.get(key) != now.get(key)}
+
+
 @dataclass(frozen=True)
 class _Seen:
     version: int
