@@ -6,6 +6,7 @@ import math
 import threading
 import time
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,25 +24,38 @@ PORT = 9090
 """Of the server's metrics, on every address."""
 PATH = f"/api/v1/namespaces/{NAMESPACE}/pods"
 CLIENTS = 4
-PERIOD_SECONDS = 60.0
-"""Of the load, up and down."""
+PERIOD_SECONDS = 300.0
+"""Of the load, up and down: longer than what the law looks back at, so that there is something to follow."""
 REQUEST_SECONDS = 2.0
-LEAST, MOST = 1.0, 7.0
-"""Requests that run at once in a pod."""
+LEAST, MOST = 5.0, 50.0
+"""Requests that run at once in a service, shared by its pods."""
+
+
+@dataclass
+class Company:
+    """The pods of one service. `phase` of its load in [0, 1)."""
+
+    phase: float
+    size: int = 0
+
+    def share(self, now: float) -> float:
+        """Of the service's load, of one pod."""
+        whole = LEAST + (MOST - LEAST) * (1 + math.sin(2 * math.pi * (now / PERIOD_SECONDS + self.phase))) / 2
+        return whole / max(1, self.size)
 
 
 @dataclass
 class Replica:
-    """One pod's counters. `phase` of the load in [0, 1)."""
+    """One pod's counters."""
 
-    phase: float
+    company: Company
     boot_id: str
     at: float = field(default_factory=time.monotonic)
     running_seconds: float = 0.0
 
     def load(self) -> dict[str, Any]:
         now = time.monotonic()
-        running = LEAST + (MOST - LEAST) * (1 + math.sin(2 * math.pi * (now / PERIOD_SECONDS + self.phase))) / 2
+        running = self.company.share(now)
         self.running_seconds += running * (now - self.at)
         self.at = now
         completed = int(self.running_seconds / REQUEST_SECONDS)
@@ -55,6 +69,7 @@ class StubPods:
     def __init__(self, api: ControlPlane) -> None:
         self._api = api
         self._replicas: dict[str, Replica] = {}
+        self._companies: dict[str, Company] = {}
         self._numbers = itertools.count()
         self._ends = threading.Event()
 
@@ -69,8 +84,10 @@ class StubPods:
     def run(self) -> None:
         with self._api.client() as client, ThreadPoolExecutor(CLIENTS) as clients:
             while not self._ends.wait(1):
-                new = [pod for pod in _pods(client) if "podIP" not in pod["status"]]
-                list(clients.map(lambda pod: self._start(client, pod), new))
+                pods = _pods(client)
+                for service, size in Counter(map(_service, pods)).items():
+                    self._companies.setdefault(service, Company(phase=zlib.crc32(service.encode()) / 2**32)).size = size
+                list(clients.map(lambda pod: self._start(client, pod), [pod for pod in pods if "podIP" not in pod["status"]]))
 
     def end(self) -> None:
         self._ends.set()
@@ -78,8 +95,7 @@ class StubPods:
     def _start(self, client: httpx.Client, pod: dict[str, Any]) -> None:
         number = next(self._numbers)
         address = f"127.1.{number // 250}.{number % 250 + 1}"
-        service = pod["metadata"]["labels"][INSTANCE_LABEL]
-        self._replicas[address] = Replica(phase=zlib.crc32(service.encode()) / 2**32, boot_id=pod["metadata"]["uid"])
+        self._replicas[address] = Replica(company=self._companies[_service(pod)], boot_id=pod["metadata"]["uid"])
         conditions = [{"type": name, "status": "True"} for name in ("PodScheduled", "Initialized", "ContainersReady", "Ready")]
         status = {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}], "conditions": conditions}
         headers = {"Content-Type": "application/merge-patch+json"}
@@ -118,6 +134,11 @@ def stub_pods(api: ControlPlane) -> Iterator[StubPods]:
         for thread in threads:
             thread.join()
         server.server_close()
+
+
+def _service(pod: dict[str, Any]) -> str:
+    name: str = pod["metadata"]["labels"][INSTANCE_LABEL]
+    return name
 
 
 def _pods(client: httpx.Client) -> list[dict[str, Any]]:
