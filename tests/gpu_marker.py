@@ -22,19 +22,17 @@ def gpu_name() -> str | None:
     return names[0] if names else None
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     marked = [item for item in items if item.get_closest_marker("gpu")]
-    config.stash[GPU_TESTS] = len(marked)
     if marked and gpu_name() is None:
         for item in marked:
             item.add_marker(pytest.mark.skip(reason="no GPU here"))
 
 
-GPU_TESTS = pytest.StashKey[int]()
-
-
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config) -> None:
-    marked = config.stash.get(GPU_TESTS, 0)
+    # By their reports: who collects may be another process.
+    reports = [report for kind in terminalreporter.stats.values() for report in kind if isinstance(report, pytest.TestReport)]
+    marked = len({report.nodeid for report in reports if "gpu" in report.keywords})
     name = gpu_name()
     if name is None:
         last = json.loads(LAST_RUN.read_text()) if LAST_RUN.exists() else None
