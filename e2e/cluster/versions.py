@@ -1,4 +1,4 @@
-"""What the clusters are made of, by version. The dependencies of Kubernetes and of the Prometheus operator are pinned in go/*/go.{mod,sum}."""
+"""What the clusters are made of, by version. What Kubernetes and the Prometheus operator depend on is pinned in go/*/go.{mod,sum}."""
 
 KUBERNETES = "v1.34.4"
 COREDNS = "v1.14.7"

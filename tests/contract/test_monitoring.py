@@ -106,8 +106,10 @@ def series(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
 
 
 def test_an_expression_is_read_as_it_is_meant() -> None:
-    expression = 'label_replace(sum by (a, b) (rate(c:d{e="f-{x}", g!="h"}[5m])) > 0.5, "i", "$1", "j", "(.*)-metrics") and on (k) l == 0 or absent(m)'
-    assert read(expression) == Question((("c:d", {"e": "f-{x}", "g": "h"}), ("l", {}), ("m", {})), frozenset({"a", "b", "k"}))
+    replaced = 'label_replace(sum by (a, b) (rate(c:d{e="f-{x}", g!="h"}[5m])) > 0.5, "i", "$1", "j", "(.*)-metrics")'
+    assert read(f"{replaced} and on (k) l == 0 or absent(m)") == Question(
+        (("c:d", {"e": "f-{x}", "g": "h"}), ("l", {}), ("m", {})), frozenset({"a", "b", "k"})
+    )
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -148,7 +150,9 @@ def test_every_value_that_is_asked_for_is_one_that_is_told() -> None:
 
 def test_a_replica_s_series_are_found_by_the_name_of_its_metrics_service() -> None:
     assert metrics_service("chat") == "chat-metrics"
-    by_service = [matched["service"] for expression in QUERIES.values() for _, matched in read(expression).selectors if "service" in matched]
+    by_service = [
+        matched["service"] for expression in QUERIES.values() for _, matched in read(expression).selectors if "service" in matched
+    ]
     assert by_service
     assert set(by_service) == {metrics_service("$name")}
     for alert, expression in ALERTS.items():

@@ -223,7 +223,10 @@ def test_alerts_and_dashboard_are_the_chart_s_files() -> None:
 
 
 def test_the_prometheus_operator_s_definitions_take_the_rules_and_the_monitor(apiserver: ControlPlane, tmp_path: Path) -> None:
-    folder = module_folder("github.com/prometheus-operator/prometheus-operator", versions.PROMETHEUS_OPERATOR) / "example/prometheus-operator-crd"
+    folder = (
+        module_folder("github.com/prometheus-operator/prometheus-operator", versions.PROMETHEUS_OPERATOR)
+        / "example/prometheus-operator-crd"
+    )
     definitions = [f"--filename={folder}/monitoring.coreos.com_{plural}.yaml" for plural in ("podmonitors", "prometheusrules")]
     rendered = tmp_path / "monitoring.yaml"
     ours = generate.yaml_text(*(each for each in render(*MONITORED) if each["kind"] in ("PodMonitor", "PrometheusRule")))
