@@ -97,7 +97,7 @@ def series(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
 
     file = tmp_path_factory.mktemp("keys") / "keys"
     file.write_text(f"team-a:{'0' * 64}\n")
-    settings = ServerSettings(model_name="m", api_keys_file=str(file))
+    settings = ServerSettings.from_environment({"MODEL_NAME": "m", "API_KEYS_FILE": str(file)})
     server = Lifecycle.inference(settings, EngineHandle(settings, {})).metrics
     server.internal_registry.register(KeyRing(file))
     server.answered("/v1/completions", 200, 1.0, now=0.0)
