@@ -1,6 +1,5 @@
 """The real Prometheus operator, by its own manifests, and a Prometheus of its making, both of images made here."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -70,14 +69,14 @@ def running(kube: Kube, provider: Provider) -> Iterator[Prometheus]:
     """Monitors are followed inside, and nothing of it is left afterwards."""
     operator, reloader, prometheus = (provider.load(program_image(each)) for each in (OPERATOR, RELOADER, PROMETHEUS))
     source = binaries.module_folder("github.com/prometheus-operator/prometheus-operator", versions.PROMETHEUS_OPERATOR) / "example"
-    definitions = _manifests(source / "prometheus-operator-crd")
+    definitions = ("-f", str(source / "prometheus-operator-crd"))
     parts = [_namespace(), *_operator(source / "rbac/prometheus-operator", operator, reloader), *_accounts(source / "rbac/prometheus")]
-    wanted = _prometheus(prometheus)
     try:
-        _apply(kube, *definitions)
-        kube.kubectl("wait", "--for=condition=Established", *(f"crd/{each['metadata']['name']}" for each in definitions), "--timeout=60s")
-        _apply(kube, *parts)
-        _apply(kube, wanted)
+        # They are larger than what a client-side apply may note down.
+        kube.kubectl("apply", "--server-side", *definitions)
+        kube.kubectl("wait", "--for=condition=Established", *definitions, "--timeout=60s")
+        kube.apply(*parts)
+        kube.apply(_prometheus(prometheus))
         kube.kubectl("rollout", "status", f"deployment/{OPERATOR}", "-n", NAMESPACE, f"--timeout={READY_SECONDS}s")
         has_pod = ("pod", POD, "-n", NAMESPACE)
         wait_for("the operator makes a Prometheus", lambda: kube.exists(*has_pod), seconds=READY_SECONDS)
@@ -85,14 +84,8 @@ def running(kube: Kube, provider: Provider) -> Iterator[Prometheus]:
         with kube.forwarded(NAMESPACE, POD, PORT) as url:
             yield Prometheus(url)
     finally:
-        kube.delete(wanted)
         kube.delete(*parts)
-        kube.delete(*definitions)
-
-
-def _apply(kube: Kube, *manifests: Manifest) -> None:
-    # Its definitions are larger than what a client-side apply may note down.
-    kube.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": manifests}))
+        kube.kubectl("delete", "--ignore-not-found", "--timeout=2m", *definitions)
 
 
 def _manifests(folder: Path) -> list[Manifest]:
