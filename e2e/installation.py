@@ -1,7 +1,7 @@
 """Millrace on the test cluster: its images there, and both ways to install it."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cluster import images, install_lines
@@ -50,13 +50,13 @@ class Installation:
     kube: Kube
     references: References
 
-    def by_chart(self, environment: Mapping[str, str] = SHORT_DURATIONS) -> None:
-        """helm upgrade --install with these settings of the operator, until it leads."""
+    def by_chart(self, environment: Mapping[str, str] = SHORT_DURATIONS, *, values: Sequence[str] = ()) -> None:
+        """helm upgrade --install with these settings of the operator, and `values` such as `--set=replicas=1`, until it leads."""
         line = install_lines.by_chart(operator=self.references.operator, server=self.references.server)
-        values = {f"environment.{name}": value for name, value in environment.items()}
+        strings = {f"environment.{name}": value for name, value in environment.items()}
         if self.references.redis is not None:
-            values["redisImage.repository"], _, values["redisImage.tag"] = self.references.redis.rpartition(":")
-        settings = shlex.join(f"--set-string={name}={value}" for name, value in values.items())
+            strings["redisImage.repository"], _, strings["redisImage.tag"] = self.references.redis.rpartition(":")
+        settings = shlex.join([*(f"--set-string={name}={value}" for name, value in strings.items()), *values])
         self.kube.shell(f"{line} {settings} --wait --timeout=3m")
         self.wait_leading()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from cluster import cache, versions
 from cluster.progress import step
 
-KUBERNETES_SOURCE = Path(__file__).parent / "go" / "kubernetes"
+_OWN_MODULES = Path(__file__).parent / "go"
 _VERSION_PACKAGE = "k8s.io/component-base/version"
 _MAJOR, _MINOR, _ = versions.KUBERNETES.removeprefix("v").split(".")
 
@@ -35,6 +35,8 @@ class Module:
     """A folder with our own go.mod; None means `go install PACKAGE@VERSION`."""
     path: str = ""
     """Of one whose go.mod replaces others, which `go install` refuses: its commands are folders, built in a copy of its source."""
+    texts: dict[str, str] = field(default_factory=dict)
+    """Of files in that copy, in place of its own."""
 
 
 KUBERNETES = Module(
@@ -51,7 +53,7 @@ KUBERNETES = Module(
         f" -X k8s.io/client-go/pkg/version.gitVersion={versions.KUBERNETES}"
     ),
     tags="providerless,dockerless",
-    source=KUBERNETES_SOURCE,
+    source=_OWN_MODULES / "kubernetes",
 )
 COREDNS = Module(name="coredns", version=versions.COREDNS, commands={"coredns": "github.com/coredns/coredns"}, link_flags="-s -w")
 HELM = Module(
@@ -73,8 +75,28 @@ KEDA = Module(
     link_flags="-s -w",
     path="github.com/kedacore/keda/v2",
 )
+PROMETHEUS = Module(
+    name="prometheus",
+    version=versions.PROMETHEUS,
+    commands={"prometheus": "./cmd/prometheus", "promtool": "./cmd/promtool"},
+    link_flags="-s -w",
+    path="github.com/prometheus/prometheus",
+    # Of the two dozen clouds in which it would look for targets only Kubernetes: the others are most of the build.
+    texts={"plugins/plugins.go": 'package plugins\n\nimport _ "github.com/prometheus/prometheus/discovery/kubernetes"\n'},
+)
+PROMETHEUS_OPERATOR = Module(
+    name="prometheus-operator",
+    version=versions.PROMETHEUS_OPERATOR,
+    commands={
+        "prometheus-operator": "github.com/prometheus-operator/prometheus-operator/cmd/operator",
+        "prometheus-config-reloader": "github.com/prometheus-operator/prometheus-operator/cmd/prometheus-config-reloader",
+    },
+    link_flags="-s -w",
+    source=_OWN_MODULES / "prometheus-operator",
+)
 KIND = Module(name="kind", version=versions.KIND, commands={"kind": "sigs.k8s.io/kind"}, link_flags="-s -w")
-MODULES = {program: module for module in (KUBERNETES, COREDNS, HELM, METRICS_SERVER, KEDA, KIND) for program in module.commands}
+_MODULES = (KUBERNETES, COREDNS, HELM, METRICS_SERVER, KEDA, PROMETHEUS, PROMETHEUS_OPERATOR, KIND)
+MODULES = {program: module for module in _MODULES for program in module.commands}
 
 
 def binary(program: str) -> Path:
@@ -111,6 +133,8 @@ def _build(module: Module, program: str, into: Path) -> None:
         with step(f"build {program} {module.version} {position}"), tempfile.TemporaryDirectory(prefix="millrace-source-") as source:
             # What Go keeps is read-only, and so would be what is copied with its modes.
             shutil.copytree(module_folder(module.path, module.version), source, dirs_exist_ok=True, copy_function=shutil.copyfile)
+            for file, text in module.texts.items():
+                (Path(source) / file).write_text(text)
             _run([go, "build", *flags, "-o", str(into / program), module.commands[program]], environment, Path(source))
         return
     if module.source is None:

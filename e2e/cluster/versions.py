@@ -1,9 +1,11 @@
-"""What the clusters are made of, by version. Kubernetes' own dependencies are pinned in go/kubernetes/go.{mod,sum}."""
+"""What the clusters are made of, by version. What Kubernetes and the Prometheus operator depend on is pinned in go/*/go.{mod,sum}."""
 
 KUBERNETES = "v1.34.4"
 COREDNS = "v1.14.7"
 HELM = "v3.21.4"
 METRICS_SERVER = "v0.9.0"
+PROMETHEUS = "v0.307.3"
+"""As a module; its release is 3.7.3."""
 PROMETHEUS_OPERATOR = "v0.85.0"
 KEDA = "v2.21.0"
 KIND = "v0.30.0"

@@ -66,6 +66,26 @@ class CrdValues(Values):
     """False where somebody else installs it, such as a cluster's administrator."""
 
 
+class Switch(Values):
+    """Something that is rendered only when it is wanted."""
+
+    enabled: bool = False
+    """Whether it is there."""
+
+
+class MonitoringValues(Values):
+    """What a Prometheus of the Prometheus operator, and a Grafana with its sidecar, find in the release's namespace."""
+
+    labels: dict[str, str] = {}
+    """Of the PodMonitor and the PrometheusRule, by which your Prometheus selects them, such as `release: prometheus`."""
+    operator: Switch = Switch()
+    """A PodMonitor, by which Prometheus scrapes the operators. The alerts and the dashboard need their figures."""
+    alerts: Switch = Switch()
+    """A PrometheusRule with charts/millrace/rules."""
+    dashboards: Switch = Switch()
+    """A ConfigMap with charts/millrace/dashboards and the label `grafana_dashboard: "1"`, which Grafana's sidecar looks for."""
+
+
 class ResourceValues(Values):
     """What the operator asks of its node."""
 
@@ -102,6 +122,8 @@ class ChartValues(Values):
     """PriorityClass of the operator."""
     crds: CrdValues = CrdValues()
     """The CustomResourceDefinition and the roles by which users may use it."""
+    monitoring: MonitoringValues = MonitoringValues()
+    """What Prometheus and Grafana find: metrics of the operators, alerts, a dashboard."""
     global_: Annotated[dict[str, object], Field(alias="global")] = {}
     """Given by a parent chart; not used."""
 

@@ -52,7 +52,7 @@ class Inference:
         self._numbers = itertools.count()
         self._runs = Runs(self.cache, self.ask, longest_seconds=self.settings.request_timeout)
         self.metrics.registry.register(self.cache)
-        self.engine.on_ready = self.metrics.vllm.loaded
+        self.engine.on_ready = self.metrics.engine_ready
         self.engine.on_step = self._engine_stepped
         self.metrics.read_gauges_from(queued=lambda: self.admission.queued, running=lambda: self.admission.running)
 

@@ -9,6 +9,7 @@ import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
 
+from millrace_server.engine.messages import Ready
 from millrace_server.errors import BadHead, HeadTooLarge, Refused, SlowRequest, TooManyConnections
 from millrace_server.keys import Usage
 from millrace_server.protocol import (
@@ -61,8 +62,13 @@ class Metrics:
         )
         self._queue_size = Gauge("llm_queue_size", "Requests that wait for a slot.", registry=self.registry)
         self._generated = Counter("llm_tokens_generated", "Tokens that the model generated.", registry=self.registry)
+        self._engine_starts = Counter("llm_engine_starts", "Engines that came to serve; the first one counts.", registry=self.registry)
 
         self.vllm = VLLMNames(self.registry, model_name=model_name)
+
+    def engine_ready(self, ready: Ready) -> None:
+        self._engine_starts.inc()
+        self.vllm.loaded(ready)
 
     def read_gauges_from(self, *, queued: Callable[[], int], running: Callable[[], int]) -> None:
         """The gauges ask at each scrape: no copy of a number that has its home elsewhere."""

@@ -73,6 +73,7 @@ PROMETHEUS = {
     "llm_request_latency_seconds": ("histogram", set()),
     "llm_queue_size": ("gauge", set()),
     "llm_tokens_generated": ("counter", set()),
+    "llm_engine_starts": ("counter", set()),
     "vllm:num_requests_running": ("gauge", {"model_name"}),
     "vllm:num_requests_waiting": ("gauge", {"model_name"}),
     "vllm:kv_cache_usage_perc": ("gauge", {"model_name"}),

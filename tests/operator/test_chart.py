@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cluster import versions
+from cluster.binaries import module_folder
 from cluster.control_plane import ControlPlane
 from cluster.packages import tool
 from millrace_operator import generate
@@ -181,6 +183,61 @@ def test_every_option_of_the_pod_renders() -> None:
     assert pod["nodeSelector"] == {"disk": "ssd"}
     assert pod["tolerations"] == [{"operator": "Exists"}]
     assert pod["priorityClassName"] == "high"
+
+
+MONITORED = (
+    "monitoring.operator.enabled=true",
+    "monitoring.alerts.enabled=true",
+    "monitoring.dashboards.enabled=true",
+    "monitoring.labels.release=prometheus",
+)
+
+
+def test_nothing_that_a_bare_cluster_does_not_know_is_rendered_by_default() -> None:
+    assert {"PodMonitor", "PrometheusRule", "ConfigMap"}.isdisjoint(manifest["kind"] for manifest in render())
+    for value, kind in zip(MONITORED[:3], ("PodMonitor", "PrometheusRule", "ConfigMap"), strict=True):
+        found = {manifest["kind"] for manifest in render(value)}
+        assert found & {"PodMonitor", "PrometheusRule", "ConfigMap"} == {kind}
+
+
+def test_prometheus_is_led_to_the_port_and_the_pods_of_the_operator() -> None:
+    everything = render(*MONITORED)
+    (monitor,) = of_kind("PodMonitor", everything)
+    (deployment,) = of_kind("Deployment", everything)
+    assert monitor["metadata"]["labels"].items() >= {"release": "prometheus", **OPERATOR_LABELS}.items()
+    assert monitor["spec"]["selector"] == deployment["spec"]["selector"]
+    (container,) = operator()["containers"]
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    assert [endpoint["port"]] == [port["name"] for port in container["ports"]]
+    assert endpoint["honorLabels"], "else the namespace of a service's series would be the operator's"
+
+
+def test_alerts_and_dashboard_are_the_chart_s_files() -> None:
+    everything = render(*MONITORED)
+    (rule,) = of_kind("PrometheusRule", everything)
+    assert rule["spec"] == yaml.safe_load((CHART / "rules/millrace.yaml").read_text())
+    assert rule["metadata"]["labels"]["release"] == "prometheus"
+    (dashboards,) = of_kind("ConfigMap", everything)
+    assert dashboards["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert dashboards["data"] == {file.name: file.read_text().rstrip() for file in (CHART / "dashboards").iterdir()}
+
+
+def test_the_prometheus_operator_s_definitions_take_the_rules_and_the_monitor(apiserver: ControlPlane, tmp_path: Path) -> None:
+    folder = (
+        module_folder("github.com/prometheus-operator/prometheus-operator", versions.PROMETHEUS_OPERATOR)
+        / "example/prometheus-operator-crd"
+    )
+    definitions = [f"--filename={folder}/monitoring.coreos.com_{plural}.yaml" for plural in ("podmonitors", "prometheusrules")]
+    rendered = tmp_path / "monitoring.yaml"
+    ours = generate.yaml_text(*(each for each in render(*MONITORED) if each["kind"] in ("PodMonitor", "PrometheusRule")))
+    rendered.write_text(ours.replace("namespace: millrace-system", "namespace: default"))
+    try:
+        apiserver.kubectl("apply", "--server-side", *definitions)
+        apiserver.kubectl("wait", "--for=condition=Established", *definitions, "--timeout=20s")
+        taken = apiserver.kubectl("apply", "--validate=strict", "--dry-run=server", "-f", str(rendered))
+        assert len(taken.splitlines()) == 2
+    finally:
+        apiserver.kubectl("delete", "--ignore-not-found", *definitions)
 
 
 def test_helm_installs_into_one_namespace_and_leaves_nothing_there(apiserver: ControlPlane) -> None:

@@ -1,5 +1,6 @@
 """What breaks between the operator and a real API server: killed at any write, an outage, watches that are deaf or miss what happens."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -65,6 +66,47 @@ def test_an_operator_that_is_killed_at_any_write_of_a_first_pass_leaves_work_tha
     assert writes(api.control_plane) == settled
     assert uids(api) == made
     assert len(api.client.get(api.path("secrets", "")).json()["items"]) == 1
+
+
+def test_a_service_that_is_deleted_at_any_write_of_its_first_pass_is_outlived_by_no_child(
+    api: Api, proxy: Proxy, start: Start, tmp_path: Path
+) -> None:
+    operator = start(KUBECONFIG=str(proxy.kubeconfig(tmp_path)))
+    operator.wait_until_it_leads()
+    deleted: set[str] = set()
+
+    def is_deleted_at(number: int) -> bool:
+        """False when a first pass ends with fewer writes."""
+        name = f"chat-{number:02}"
+
+        def delete(_: int) -> None:
+            if name not in deleted and sum(name in path for _, path in proxy.writes) >= number:
+                deleted.add(name)
+                api.delete(f"{api.root}/{name}")
+
+        def is_over() -> bool:
+            answer = api.client.get(f"{api.root}/{name}")
+            return name in deleted or (answer.is_success and answer.json()["status"]["observedGeneration"] == 1)
+
+        proxy.after_write = delete
+        api.create(cpu_service(name, cache={"type": "redis"}, monitoring={"enabled": False}))
+        eventually(is_over, f"it goes at write {number}")
+        return name in deleted
+
+    writes_of_a_pass = next(number for number in itertools.count() if not is_deleted_at(number + 1))
+    assert writes_of_a_pass > len(CHILDREN)
+    api.client.delete(f"{api.root}/chat-{writes_of_a_pass + 1:02}")
+
+    def left() -> list[str]:
+        kinds = sorted({kind for kind, _ in CHILDREN} | {"secrets"})
+        return [each["metadata"]["name"] for kind in kinds for each in api.client.get(api.path(kind, "")).json()["items"]]
+
+    # Kubernetes' collector looks for new definitions, such as ours, every 30 s, and is patient with what it does not know yet.
+    eventually(lambda: left() == [], lambda: f"left are {left()}", seconds=120)
+    operator.wait_for_lists(2)
+    assert left() == [], "nothing is made again"
+    assert 'name="chat-' not in operator.get("/metrics").text
+    assert operator.failures() == []
 
 
 def test_an_outage_ends_the_leader_and_the_next_one_waits_for_its_end_and_does_what_was_left(

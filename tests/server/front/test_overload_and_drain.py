@@ -118,6 +118,7 @@ def test_a_thousand_clients_that_leave_leave_nothing(narrow: RunningServer) -> N
 
 def test_a_killed_engine_fails_its_requests_at_once_and_comes_back(narrow: RunningServer) -> None:
     (engine,) = [child for child in psutil.Process(narrow.process.pid).children() if "millrace_server.engine.process" in child.cmdline()]
+    started = narrow.metric("llm_engine_starts_total")
     with ThreadPoolExecutor(2) as pool:
         held = [pool.submit(narrow.requests().infer, f"held {number}", **LONG) for number in range(2)]
         wait_for_load(narrow, running=1, queued=1)
@@ -134,6 +135,7 @@ def test_a_killed_engine_fails_its_requests_at_once_and_comes_back(narrow: Runni
     assert (load["ready"], load["running"], load["queued"]) == (False, 0, 0)
     narrow.wait_for(lambda: narrow.internal().get("/readyz").status_code == 200)
     assert narrow.requests().infer("back", max_tokens=1).status_code == 200
+    assert (started, narrow.metric("llm_engine_starts_total")) == (1, 2)
 
 
 def test_a_drain_finishes_running_and_waiting_requests_and_exits_with_0(narrow: RunningServer) -> None:
