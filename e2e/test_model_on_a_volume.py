@@ -1,4 +1,4 @@
-"""`pvc://`: a model that lies on a volume of the user's own is served from there, and a claim that is missing is told."""
+"""`pvc://`: a model that lies on a volume of the user's own is served from there; a claim that is missing, or has no volume, is told."""
 
 from collections.abc import Callable
 from typing import Any
@@ -30,26 +30,31 @@ def test_a_model_that_another_pod_put_on_a_volume_is_served_and_the_volume_goes_
     wait_for("the volume is gone", lambda: not volumes_of(kube, namespace), seconds=GONE_SECONDS, tell=lambda: volumes_of(kube, namespace))
 
 
-def test_a_claim_that_is_missing_is_told_by_its_name(serve: Callable[..., Service]) -> None:
+def test_a_claim_that_is_missing_is_told_by_its_name_and_one_without_a_volume_as_what_it_is(
+    serve: Callable[..., Service], kube: Kube, namespace: str
+) -> None:
     service = serve(model=on_the_volume("never-made"), autoscaling={"maxReplicas": 1})
 
-    def told() -> bool:
+    def told(reason: str, words: str) -> bool:
         ready = condition(service.manifest(), "Ready")
-        return ready.get("reason") == "VolumeClaimMissing" and '"never-made" not found' in ready["message"]
+        return ready.get("reason") == reason and words in ready["message"]
 
-    wait_for("the missing claim is told", told, seconds=TOLD_SECONDS, tell=service.describe)
+    missing, unbound = '"never-made" not found. Create', "pod has unbound immediate PersistentVolumeClaims. See"
+    wait_for("the claim is missed", lambda: told("VolumeClaimMissing", missing), seconds=TOLD_SECONDS, tell=service.describe)
+    kube.apply(claim(namespace, name="never-made", storageClassName="nobody-provides-it"))
+    wait_for("it has no volume", lambda: told("VolumeClaimPending", unbound), seconds=TOLD_SECONDS, tell=service.describe)
 
 
 def on_the_volume(where: str) -> dict[str, Any]:
     return {"name": "millrace-demo", "source": f"pvc://{where}", "dtype": "float32"}
 
 
-def claim(namespace: str) -> Manifest:
+def claim(namespace: str, *, name: str = "models", **spec: str) -> Manifest:
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
-        "metadata": {"name": "models", "namespace": namespace},
-        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}, **spec},
     }
 
 

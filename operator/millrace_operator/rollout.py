@@ -156,7 +156,8 @@ def _pod_trouble(pod: Manifest) -> Trouble | None:
         return Trouble(cause=NODE_LOST, sentence=sentence, needs_a_human=False)
     scheduled = conditions.get("PodScheduled", {})
     if scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable":
-        message = _printable(scheduled.get("message", ""))
+        # What its plugin for preemption says last is of itself (Kubernetes 1.34), and reads as if the claim were not found.
+        message = _printable(scheduled.get("message", "")).removesuffix(". not found")
         return Trouble(cause=_unschedulable(message), sentence=f"pod {name}: {message}", needs_a_human=False)
     if status.get("phase") == "Failed":
         # The kubelet's reasons are many (Evicted, NodeShutdown, OutOfnvidia.com/gpu), and not all are words that a condition may bear.
@@ -176,7 +177,7 @@ def _pod_trouble(pod: Manifest) -> Trouble | None:
 def _unschedulable(message: str) -> str:
     """The scheduler names what every node lacks, and a claim that is not there before anything else."""
     if "persistentvolumeclaim" in message.lower():
-        return "VolumeClaimMissing" if "not found" in message else "VolumeClaimPending"
+        return "VolumeClaimMissing" if re.search(r'persistentvolumeclaim "[^"]*" not found', message) else "VolumeClaimPending"
     # An extended resource has a domain; taints and labels of GPU nodes speak of GPUs too.
     return "InsufficientGPU" if re.search(r"Insufficient [^ ,/]+/[^ ,]+", message) else "Unschedulable"
 

@@ -190,10 +190,8 @@ def waits(message: str) -> Manifest:
         (waits("0/1 nodes are available: 1 node(s) had untolerated taint {nvidia.com/gpu: present}."), "Unschedulable"),
         (waits("0/2 nodes are available: 2 Insufficient memory."), "Unschedulable"),
         (waits('persistentvolumeclaim "models" not found'), "VolumeClaimMissing"),
-        (
-            waits("0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims. persistentvolumeclaim pending"),
-            "VolumeClaimPending",
-        ),
+        (waits('0/2 nodes are available: persistentvolumeclaim "models" not found. not found'), "VolumeClaimMissing"),
+        (waits("0/2 nodes are available: pod has unbound immediate PersistentVolumeClaims. not found"), "VolumeClaimPending"),
         (pod(phase="Failed", reason="Evicted", message="The node was low on resource: ephemeral-storage."), "Evicted"),
         (pod(phase="Failed", reason="OutOfnvidia.com/gpu", message="Pod was rejected"), "PodFailed"),
         (pod(phase="Failed"), "PodFailed"),
@@ -212,6 +210,13 @@ def test_a_cause_that_kubernetes_hides_in_a_pod_is_told_with_the_pod_and_the_nex
     assert (ready.status, ready.reason) == ("False", cause)
     assert "chat-1" in ready.message
     assert ready.message.endswith(NEXT_STEP[cause])
+
+
+def test_what_the_scheduler_adds_about_itself_is_left_out() -> None:
+    """The last words of its plugin for preemption, Kubernetes 1.34."""
+    told = report(facts(deployment(), waits('0/2 nodes are available: persistentvolumeclaim "models" not found. not found')), now=NOON)
+    nodes = 'pod chat-1: 0/2 nodes are available: persistentvolumeclaim "models" not found.'
+    assert told.conditions[0].message == f"{nodes} {NEXT_STEP['VolumeClaimMissing']}"
 
 
 def test_a_lost_node_is_told_by_its_name_and_while_others_serve() -> None:
