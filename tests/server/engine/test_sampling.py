@@ -110,6 +110,9 @@ class OnlyEvenTokens:
 
     failure = None
 
+    def __repr__(self) -> str:
+        return "OnlyEvenTokens()"
+
     def forbid(self, logits: torch.Tensor) -> None:
         logits[1::2] = -math.inf
 

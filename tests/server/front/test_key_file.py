@@ -68,6 +68,7 @@ def test_a_new_key_is_long_random_and_only_its_hash_is_in_the_line() -> None:
         (lines(*(make("a")[1] for _ in range(MOST_KEYS + 1))), f"line {MOST_KEYS + 1} is one key too many"),
         (ALICE_LINE.encode() + b"\n\xff\xfe", "line 2 is no UTF-8 text"),
     ],
+    ids=lambda value: "" if isinstance(value, bytes) else value,  # keys are made anew by each process of a run
 )
 def test_a_bad_file_is_refused_by_its_line_without_a_word_of_it(content: bytes, sentence: str) -> None:
     with pytest.raises(BadKeys, match=sentence) as refused:
