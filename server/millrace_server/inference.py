@@ -209,7 +209,7 @@ class Inference:
         wanted = question.is_greedy() if question.use_cache is None else question.use_cache
         if not wanted or self.settings.cache_type is CacheType.none:
             return None
-        model = (ready.revision, ready.dtype, ready.max_length, self.fingerprint())
+        model = (ready.digest, ready.dtype, ready.max_length, self.fingerprint())
         return self.cache.key(FORM, call.tenant, *model, question.essence())
 
 

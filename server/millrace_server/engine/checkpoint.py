@@ -70,10 +70,7 @@ def inspect(folder: Path) -> Checkpoint:
 
 
 def read(checkpoint: Checkpoint, report: Report) -> str:
-    """Read every file once, which also brings the weights into the page cache, and hash them.
-
-    Returns the revision: the hub's commit where a download noted it or the folder is a snapshot of it, else the hash (40 hex digits).
-    """
+    """Read every file once, which also brings the weights into the page cache. Returns their hash (40 hex digits)."""
     files = [file for name in DESCRIPTIONS if (file := checkpoint.folder / name).is_file()]
     files += checkpoint.weights
     total, done = sum(file.stat().st_size for file in files), 0
@@ -85,10 +82,15 @@ def read(checkpoint: Checkpoint, report: Report) -> str:
                 digest.update(part)
                 done += len(part)
                 report("read", done, total)
-    noted = checkpoint.folder / REVISION_FILE
+    return digest.hexdigest()[:40]
+
+
+def commit(folder: Path) -> str | None:
+    """The hub's, where a download noted it or the folder is a snapshot of it."""
+    noted = folder / REVISION_FILE
     if noted.is_file():
         return noted.read_text().strip()
-    return checkpoint.folder.name if checkpoint.folder.parent.name == "snapshots" else digest.hexdigest()[:40]
+    return folder.name if folder.parent.name == "snapshots" else None
 
 
 def _quantization(config: dict[str, Any]) -> str | None:

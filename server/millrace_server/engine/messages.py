@@ -106,6 +106,9 @@ class Ready(msgspec.Struct, tag=True, frozen=True, kw_only=True):
     vocabulary: int
     eos_token_ids: list[int]
     revision: str
+    """As people name it: a commit, a branch, or the digest."""
+    digest: str
+    """Of the model's files. A branch may move and a note may be stale: what was answered by these files is known by this alone."""
     kv_tokens: int = 0
     """Tokens of KV cache for all requests together."""
     block_tokens: int = 0

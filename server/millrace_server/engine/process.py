@@ -116,8 +116,7 @@ def serve(settings: EngineSettings, front: Front) -> NoReturn:
 
     model.use_container_threads()
     front.report("start", 1, 1)
-    revision = checkpoint.read(found, front.report)
-    served_revision = settings.model_revision or revision
+    digest = checkpoint.read(found, front.report)
     runner = model.load(
         found,
         device=settings.device,
@@ -139,7 +138,7 @@ def serve(settings: EngineSettings, front: Front) -> NoReturn:
             company_seconds=settings.batch_timeout_ms / 1000,
         )
         share = LongPromptShare(most=tokens_per_step, stages=runner.stages)
-        scheduler = Scheduler(limits, reserve=runner.reserve, share=share, eos_token_ids=facts.eos_token_ids, revision=served_revision)
+        scheduler = Scheduler(limits, reserve=runner.reserve, share=share, eos_token_ids=facts.eos_token_ids, revision=digest)
         return Loop(
             scheduler,
             runner,
@@ -158,7 +157,8 @@ def serve(settings: EngineSettings, front: Front) -> NoReturn:
         max_length=facts.max_length,
         vocabulary=facts.vocabulary,
         eos_token_ids=sorted(facts.eos_token_ids),
-        revision=served_revision,
+        revision=settings.model_revision or checkpoint.commit(found.folder) or digest,
+        digest=digest,
         kv_tokens=runner.kv_tokens,
         block_tokens=BLOCK_TOKENS,
         no_schemas=no_schemas,

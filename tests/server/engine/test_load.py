@@ -290,9 +290,11 @@ def test_a_hub_model_that_was_never_downloaded_is_not_found() -> None:
     assert caught.value.failed.cause == "ModelNotFound"
 
 
-def test_the_revision_is_the_commit_that_a_download_noted(folder: Path) -> None:
+def test_the_commit_is_the_one_that_a_download_noted_or_whose_snapshot_it_is(folder: Path, tmp_path: Path) -> None:
+    assert checkpoint.commit(folder) is None
     (folder / checkpoint.REVISION_FILE).write_text("c0ffee\n")
-    assert checkpoint.read(checkpoint.inspect(folder), lambda *_: None) == "c0ffee"
+    assert checkpoint.commit(folder) == "c0ffee"
+    assert checkpoint.commit(tmp_path / "snapshots" / "decaf") == "decaf"
 
 
 def test_the_end_of_an_answer_may_be_token_0(tmp_path: Path) -> None:

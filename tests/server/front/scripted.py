@@ -7,7 +7,7 @@ from millrace_server.inference import Inference
 from millrace_server.lifecycle import Lifecycle
 from millrace_server.settings import ServerSettings
 
-READY = Ready(device="cpu", dtype="float32", slots=2, max_length=64, vocabulary=259, eos_token_ids=[256], revision="r")
+READY = Ready(device="cpu", dtype="float32", slots=2, max_length=64, vocabulary=259, eos_token_ids=[256], revision="r", digest="r")
 
 
 class ScriptedEngine(EngineHandle):

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
@@ -24,12 +25,16 @@ class Replicas(NamedTuple):
     second: RunningServer
 
 
+def settings_for(redis: RunningRedis) -> dict[str, str]:
+    return {"CACHE_TYPE": "redis", "REDIS_URL": redis.url, "REQUEST_TIMEOUT": "120", "MODEL_REVISION": "main"}
+
+
 @pytest.fixture(scope="module")
 def replicas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replicas]:
     folder = tmp_path_factory.mktemp("shared")
     model = fake_model.build(folder / "model", eos_token_id=None)
     with RunningRedis(folder) as redis:
-        settings = {"CACHE_TYPE": "redis", "REDIS_URL": redis.url, "REQUEST_TIMEOUT": "120"}
+        settings = settings_for(redis)
         with (
             RunningServer(folder / "first", model=model, settings=settings) as first,
             RunningServer(folder / "second", model=model, settings=settings) as second,
@@ -61,6 +66,18 @@ def test_a_replica_replays_a_stream_that_another_one_wrote(replicas: Replicas) -
     # Behind the answer, and on a busy machine not at once.
     shared = replicas.second.wait_for(lambda: told if (told := stream(replicas.second))[0] == "hit" else None)
     assert list(shared[1:]) == fresh
+
+
+def test_other_weights_under_the_same_name_and_revision_answer_for_themselves(replicas: Replicas, tmp_path: Path) -> None:
+    """A branch moves, and Redis remembers what the files before it answered."""
+    stream(replicas.first)
+    replicas.second.wait_for(lambda: stream(replicas.second)[0] == "hit" or None)
+    weights = fake_model.config("Llama", tie_word_embeddings=False, eos_token_id=None)
+    moved = fake_model.save(weights, tmp_path / "model", seed=1)
+    with RunningServer(tmp_path / "third", model=moved, settings=settings_for(replicas.redis)) as third:
+        source, text, _ = stream(third.wait_ready())
+    assert source == "miss"
+    assert text != stream(replicas.first)[1]
 
 
 def generated(server: RunningServer) -> tuple[float, float]:
