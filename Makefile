@@ -46,7 +46,7 @@ lint: env ## ruff, mypy, the import contracts, and whether generated files are f
 	@HELM=$$($(RUN) -m cluster tool helm) $(PYTHON) -m millrace_operator.generate --check
 
 fast: env ## the fast tests: pure ones, a real API server without nodes, a real server process
-	@$(PYTHON) -m pytest tests $(ARGS)
+	@$(PYTHON) -m pytest tests -n 2 --dist loadfile $(ARGS)
 
 e2e: env ## the tests on a whole Kubernetes
 	@$(PYTHON) -m pytest e2e $(ARGS)

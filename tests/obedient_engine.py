@@ -31,7 +31,16 @@ class ObedientEngine:
     def serve(self) -> NoReturn:
         while (gate := os.environ.get("READY_WHEN")) and not Path(gate).exists():
             time.sleep(HEARTBEAT_SECONDS)
-        ready = Ready(device="cpu", dtype="none", slots=SLOTS, max_length=512, vocabulary=256, eos_token_ids=[], revision="obedient", digest="obedient")
+        ready = Ready(
+            device="cpu",
+            dtype="none",
+            slots=SLOTS,
+            max_length=512,
+            vocabulary=256,
+            eos_token_ids=[],
+            revision="obedient",
+            digest="obedient",
+        )
         self._front.send(ready)
         threading.Thread(target=self._beat, daemon=True).start()
         while True:

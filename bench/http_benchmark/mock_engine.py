@@ -28,7 +28,9 @@ class MockEngine:
         """And how many tokens it still gets."""
 
     def serve(self) -> None:
-        ready = Ready(device="cpu", dtype="none", slots=self._slots, max_length=100_000, vocabulary=512, eos_token_ids=[1], revision="mock", digest="mock")
+        ready = Ready(
+            device="cpu", dtype="none", slots=self._slots, max_length=100_000, vocabulary=512, eos_token_ids=[1], revision="mock", digest=""
+        )
         self._front.send(ready)
         due = time.monotonic()
         while True:

@@ -81,7 +81,7 @@ class EngineSettings(Settings):
     model_path: str | None = Field(default=None, alias="MODEL_PATH")
     """Folder that holds config.json, tokenizer.json and *.safetensors. Unset: MODEL_NAME is looked up in the hub's cache."""
     model_revision: str | None = Field(default=None, alias="MODEL_REVISION")
-    """Commit or digest of the model, reported to clients; the cache goes by the files. Unset: the download's commit, else the files' hash."""
+    """Commit or digest of the model, told to clients; the cache goes by its files. Unset: the download's commit, or the files' hash."""
     device: Device = Field(default=Device.cuda, alias="DEVICE")
     """Where the model runs."""
     device_fallback: bool = Field(default=True, alias="DEVICE_FALLBACK")
