@@ -10,6 +10,8 @@ import pytest
 LAST_RUN = Path(__file__).with_name("gpu-last-run.json")
 """Written by a run on a GPU in which every test marked `gpu` passed; commit it."""
 
+GPU = ("marked", "gpu")
+
 
 def gpu_name() -> str | None:
     """The first GPU's name, by the driver's own tool; None where no driver answers."""
@@ -24,6 +26,8 @@ def gpu_name() -> str | None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     marked = [item for item in items if item.get_closest_marker("gpu")]
+    for item in marked:
+        item.user_properties.append(GPU)
     if marked and gpu_name() is None:
         for item in marked:
             item.add_marker(pytest.mark.skip(reason="no GPU here"))
@@ -32,7 +36,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config) -> None:
     # By their reports: who collects may be another process.
     reports = [report for kind in terminalreporter.stats.values() for report in kind if isinstance(report, pytest.TestReport)]
-    marked = len({report.nodeid for report in reports if "gpu" in report.keywords})
+    marked = len({report.nodeid for report in reports if GPU in map(tuple, report.user_properties)})
     name = gpu_name()
     if name is None:
         last = json.loads(LAST_RUN.read_text()) if LAST_RUN.exists() else None
