@@ -250,13 +250,18 @@ def _limits(annotation: object, complaint: str) -> str:
     """What an annotation allows and a complaint is about, in words: bounds of a length or of a value, or one of a few words."""
     if get_origin(annotation) is Literal and complaint.startswith("Invalid enum value"):
         return f"one of {', '.join(map(str, get_args(annotation)))}"
-    of_length = "of length" in complaint
     unit = "character" if "`str`" in complaint else "element"
     if get_origin(annotation) is Annotated:
         meta = next(part for part in get_args(annotation) if isinstance(part, Meta))
         lengths = [(meta.min_length, f"at least {{}} {unit} long"), (meta.max_length, f"at most {{}} {unit}s long")]
         values = [(meta.ge, "at least {}"), (meta.gt, "above {}"), (meta.le, "at most {}"), (meta.lt, "below {}")]
-        words = " and ".join(words.format(bound) for bound, words in (lengths if of_length else values) if bound is not None)
-        if words:
-            return words
+        bounds = [(bound, words) for bound, words in (lengths if "of length" in complaint else values) if bound is not None]
+        # A complaint that names a bound is about whom it belongs to, which may be what is around or inside.
+        if bounds and _bound(complaint) in (None, *(float(bound) for bound, _ in bounds)):
+            return " and ".join(words.format(bound) for bound, words in bounds)
     return next((limits for part in get_args(annotation) if (limits := _limits(part, complaint))), "")
+
+
+def _bound(complaint: str) -> float | None:
+    number = re.search(r"-?[\d.]+$", complaint)
+    return float(number[0]) if number else None

@@ -17,6 +17,8 @@ MOST_URGENT, LEAST_URGENT = -100, 100
 Count = Annotated[int, Meta(ge=1, le=LARGEST_INTEGER)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Label = Annotated[str, Meta(max_length=512)]
+Metadata = Annotated[dict[Annotated[str, Meta(max_length=64)], Label], Meta(max_length=16)]
+"""With OpenAI's own bounds."""
 TokenID = Annotated[int, Meta(ge=0, le=LARGEST_INTEGER)]
 
 
@@ -58,12 +60,12 @@ class SamplingRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     # Accepted and without effect: none of them could change an answer.
     user: Label | None = None
-    metadata: object = None
+    metadata: Metadata | None = None
     safety_identifier: Label | None = None
     prompt_cache_key: Label | None = None
-    prompt_cache_retention: object = None
-    store: object = None
-    service_tier: object = None
+    prompt_cache_retention: Label | None = None
+    store: bool | None = None
+    service_tier: Label | None = None
 
 
 class CompletionRequest(SamplingRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
