@@ -96,7 +96,7 @@ class _Followed:
 
 
 class LoadMonitor:
-    """Follows services. `call` asks for a pass of a key, given as (namespace, name)."""
+    """Follows services, each one looked at every `interval` seconds. `call` asks for a pass of a key, given as (namespace, name)."""
 
     def __init__(
         self,
@@ -167,12 +167,20 @@ class LoadMonitor:
 
     async def run(self) -> None:
         while True:
-            await self.tick()
-            await asyncio.sleep(self._interval)
+            await self.look()
 
-    async def tick(self) -> None:
-        """Ask every replica of every followed service once."""
-        await asyncio.gather(*(self._observe(key) for key in list(self._followed)))
+    async def look(self) -> None:
+        """Ask every replica of every followed service once, one service after the other over the interval: hundreds of replicas asked at
+        once, and their answers, would keep everything else waiting for half a second."""
+        keys = list(self._followed)
+        now = asyncio.get_running_loop().time
+        began = now()
+        async with asyncio.TaskGroup() as group:
+            for number, key in enumerate(keys, start=1):
+                group.create_task(self._observe(key))
+                await asyncio.sleep(began + self._interval * number / len(keys) - now())
+            if not keys:
+                await asyncio.sleep(self._interval)
 
     async def _observe(self, key: tuple[str, str]) -> None:
         asked = self._followed.get(key)

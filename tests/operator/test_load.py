@@ -128,8 +128,10 @@ class Clock:
         return self.now
 
 
-def monitor(reader: LoadReader, calls: list[tuple[str, str]], clock: Callable[[], float] = time.monotonic) -> LoadMonitor:
-    return LoadMonitor(reader, tempo=Tempo(), interval=5, report_interval=30, call=calls.append, clock=clock)
+def monitor(
+    reader: LoadReader, calls: list[tuple[str, str]], clock: Callable[[], float] = time.monotonic, *, interval: float = 0
+) -> LoadMonitor:
+    return LoadMonitor(reader, tempo=Tempo(), interval=interval, report_interval=30, call=calls.append, clock=clock)
 
 
 SUBJECT = Subject(
@@ -149,7 +151,7 @@ async def test_a_load_above_the_target_calls_for_a_pass_which_then_decides_to_gr
     watching = monitor(reader, calls)
     assert watching.decide(CHAT, SUBJECT).desired == 1
     replicas.answers = {"127.0.0.1": answer}
-    await watching.tick()
+    await watching.look()
     assert calls == [CHAT]
     assert watching.decide(CHAT, SUBJECT).desired == 4
 
@@ -159,14 +161,14 @@ async def test_a_steady_load_that_the_status_tells_calls_for_nothing(replicas: R
     watching = monitor(reader, calls)
     replicas.answers = {"127.0.0.1": lambda: answer(queued=0, running=2)}
     watching.decide(CHAT, SUBJECT)
-    await watching.tick()
+    await watching.look()
     words = watching.tell(CHAT, watching.decide(CHAT, SUBJECT))
     assert isinstance(words, AutoscalingStatus)
     assert words.load == 2
     watching.decide(CHAT, replace(SUBJECT, told=words))
     watching.told(CHAT)
     calls.clear()
-    await watching.tick()
+    await watching.look()
     assert calls == []
 
 
@@ -179,8 +181,26 @@ async def test_each_replica_s_requests_are_known_by_its_address(replicas: Replic
     }
     watching.decide(CHAT, replace(SUBJECT, addresses=tuple(replicas.answers)))
     assert watching.by_address(CHAT) == {}, "before the first look"
-    await watching.tick()
+    await watching.look()
     assert watching.by_address(CHAT) == {"127.0.0.2": 9, "127.0.0.3": 1}
+
+
+async def test_services_are_asked_one_after_the_other_over_the_interval(replicas: Replicas, reader: LoadReader) -> None:
+    watching = monitor(reader, [], interval=1)
+    asked: list[float] = []
+
+    def note() -> bytes:
+        asked.append(time.monotonic())
+        return answer()
+
+    replicas.answers = {"127.0.0.1": note}
+    for number in range(10):
+        watching.decide(("demo", f"chat-{number}"), SUBJECT)
+    began = time.monotonic()
+    await watching.look()
+    assert len(asked) == 10
+    assert asked[-1] - began >= 0.9
+    assert time.monotonic() - began >= 1, "and the next round begins when this one is over"
 
 
 async def test_a_forgotten_service_is_asked_no_more(replicas: Replicas, reader: LoadReader) -> None:
@@ -192,7 +212,7 @@ async def test_a_forgotten_service_is_asked_no_more(replicas: Replicas, reader: 
         raise AssertionError("asked")
 
     replicas.answers = {"127.0.0.1": never}
-    await watching.tick()
+    await watching.look()
 
 
 async def test_a_new_leader_begins_with_the_seconds_per_request_that_the_status_tells(reader: LoadReader) -> None:
@@ -217,7 +237,7 @@ async def test_gpus_without_a_request_are_counted_by_the_second(replicas: Replic
     replicas.answers = {"127.0.0.1": lambda: answer(queued=0, running=0), "127.0.0.2": lambda: answer(queued=0, running=1)}
     watching.decide(CHAT, replace(SUBJECT, addresses=tuple(replicas.answers)))
     for clock.now in (1000.0, 1005.0, 1010.0):
-        await watching.tick()
+        await watching.look()
     ((key, figures),) = watching.figures()
     assert (key, figures.load, figures.age) == (CHAT, 1, 0)
     assert figures.idle_gpu_seconds == 2 * 10, "of the two GPUs of the one that is idle"
@@ -233,7 +253,7 @@ async def test_gpus_that_are_idle_for_hours_are_told_now_and_then(replicas: Repl
     async def hint(hours: float) -> str | None:
         clock.now = 1000 + 3600 * hours
         watching.decide(CHAT, SUBJECT)
-        await watching.tick()
+        await watching.look()
         words = watching.tell(CHAT, watching.decide(CHAT, SUBJECT))
         return words.hint if words else None
 

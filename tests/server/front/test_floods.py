@@ -50,10 +50,10 @@ def ask(guarded: Guarded, request: bytes, count: int) -> list[int]:
 
 async def test_thousands_of_wrong_requests_leave_the_replicas_as_they_are(guarded: Guarded) -> None:
     reader = LoadReader(port=guarded.server.internal_port, timeout=30)
-    monitor = LoadMonitor(reader, tempo=replace(Tempo(), stale_after=60), interval=5, report_interval=30, call=lambda _: None)
+    monitor = LoadMonitor(reader, tempo=replace(Tempo(), stale_after=60), interval=0, report_interval=30, call=lambda _: None)
 
     async def desired() -> int:
-        await monitor.tick()
+        await monitor.look()
         return monitor.decide(CHAT, SUBJECT).desired
 
     async def arrivals() -> int:
