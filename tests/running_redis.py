@@ -27,8 +27,8 @@ class RunningRedis:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         with socket.create_server(("127.0.0.1", 0)) as free:
-            self._port = free.getsockname()[1]
-        self.url = f"redis://:{PASSWORD}@127.0.0.1:{self._port}/0"
+            self.port = free.getsockname()[1]
+        self.url = f"redis://:{PASSWORD}@127.0.0.1:{self.port}/0"
         self._client = Redis.from_url(self.url)
 
     def __enter__(self) -> Self:
@@ -40,7 +40,7 @@ class RunningRedis:
         self._client.close()
 
     def start(self) -> None:
-        options = {"port": self._port, "bind": "127.0.0.1", "requirepass": PASSWORD, "save": "", "dir": self._folder}
+        options = {"port": self.port, "bind": "127.0.0.1", "requirepass": PASSWORD, "save": "", "dir": self._folder}
         words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
         self._child: Child = start("redis-server", [tool("redis-server"), *words], log=self._folder / "redis.log")
         wait_until(self._answers, "redis-server answers", seconds=START_SECONDS, children=[self._child])

@@ -49,7 +49,8 @@ class SamplingRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
-    repetition_penalty: Annotated[float, Meta(gt=0, le=2)] | None = None
+    repetition_penalty: Annotated[float, Meta(ge=0.01, le=2)] | None = None
+    """Logits are divided by it: by less they would overflow."""
     logit_bias: Annotated[dict[int, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=MOST_LISTED_TOKENS)] | None = None
     """Token id → what is added to its logit."""
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None

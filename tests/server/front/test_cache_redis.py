@@ -8,6 +8,7 @@ import pickle
 import shutil
 import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -144,7 +145,7 @@ async def test_code_in_a_value_is_never_run_whoever_sealed_it(redis: RunningRedi
 
 
 async def test_a_huge_foreign_value_is_not_fetched(redis: RunningRedis, store: RedisStore) -> None:
-    redis.command("SETRANGE", NAME, 64 * 1024 * 1024, "x")
+    redis.command("SETRANGE", NAME, 100 * 1024 * 1024, "x")
     sent = redis.sent_bytes()
     assert await look(store) is Lookup.corrupt
     # Several tries on a busy machine; one look at all of it would already be more.
@@ -206,6 +207,69 @@ async def test_a_killed_redis_is_skipped_and_used_again_after_its_restart(redis:
     redis.start()
     assert await look(store) is Lookup.miss
     await keep(store, b"answer")
+
+
+async def test_a_redis_killed_under_load_ends_no_look_and_is_used_again(redis: RunningRedis, store: RedisStore) -> None:
+    await keep(store, b"answer")
+    found: list[bytes | Lookup] = []
+    is_over = asyncio.Event()
+
+    async def load() -> None:
+        while not is_over.is_set():
+            found.append(await store.get(KEY))
+            await asyncio.sleep(0.01)
+
+    async with asyncio.TaskGroup() as clients:
+        for _ in range(20):
+            clients.create_task(load())
+        await eventually(lambda: store.get(KEY), lambda each: each == b"answer")
+        redis.kill()
+        await eventually(lambda: store.get(KEY), lambda each: each is Lookup.bypass)
+        redis.start()
+        await look(store)
+        is_over.set()
+    assert set(found) <= {b"answer", Lookup.miss, Lookup.error, Lookup.bypass}
+    assert found.count(Lookup.error) < found.count(Lookup.bypass), "those who were under way; from then on nobody looked"
+
+
+async def test_a_redis_behind_a_slow_network_is_skipped_and_nobody_queues_for_it(redis: RunningRedis) -> None:
+    async with slow_road(redis.port) as road, opened(redis.url.replace(str(redis.port), str(road.port))) as store:
+        await keep(store, b"answer")
+        road.delay = 0.2
+        await is_skipped(store)
+        dropped = store.contents().dropped_writes
+        for number in range(100):
+            assert store.put(number.to_bytes(32, "big"), b"answer") is None
+        assert store.contents().dropped_writes == dropped + 100
+        road.delay = 0
+        assert await look(store) == b"answer"
+
+
+@dataclass
+class Road:
+    port: int
+    delay: float = 0
+    """Seconds that everything takes, there and back."""
+
+
+@contextlib.asynccontextmanager
+async def slow_road(port: int) -> AsyncIterator[Road]:
+    """To a port of loopback."""
+
+    async def carry(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError), contextlib.closing(target):
+            while data := await source.read(65536):
+                await asyncio.sleep(road.delay)
+                target.write(data)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(carry(reader, back), carry(there, writer))
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    road = Road(server.sockets[0].getsockname()[1])
+    async with server:
+        yield road
 
 
 async def test_a_redis_that_is_absent_at_start_is_found_later(redis: RunningRedis) -> None:

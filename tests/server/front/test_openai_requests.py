@@ -45,7 +45,7 @@ EITHER = [
     ({"min_p": 2}, "min_p", "it must be at least 0 and at most 1"),
     ({"presence_penalty": 1e9}, "presence_penalty", "it must be at least -2 and at most 2"),
     ({"frequency_penalty": -3}, "frequency_penalty", "at least -2 and at most 2"),
-    ({"repetition_penalty": 0}, "repetition_penalty", "above 0 and at most 2"),
+    ({"repetition_penalty": 0}, "repetition_penalty", "at least 0.01 and at most 2"),
     ({"n": 0}, "n", "it must be at least 1 and at most 64"),
     ({"n": 65}, "n", "it must be at least 1 and at most 64"),
     ({"n": True}, "n", "expected int | null, got bool"),
