@@ -77,11 +77,15 @@ class Kube:
     def exists(self, *arguments: str) -> bool:
         return bool(self.kubectl("get", *arguments, "-o", "name", "--ignore-not-found"))
 
-    def pods(self, namespace: str, service: str) -> list[Manifest]:
-        """The server pods of an InferenceService that are not on their way out."""
-        labels = f"app.kubernetes.io/name=millrace-server,app.kubernetes.io/instance={service}"
-        items = self.get("pods", "-n", namespace, "-l", labels)["items"]
-        return [item for item in items if "deletionTimestamp" not in item["metadata"]]
+    def all_pods(self, namespace: str, service: str, *, name: str = "millrace-server") -> list[Manifest]:
+        """Of an InferenceService and one of its workloads, those on their way out among them."""
+        labels = f"app.kubernetes.io/name={name},app.kubernetes.io/instance={service}"
+        found: list[Manifest] = self.get("pods", "-n", namespace, "-l", labels)["items"]
+        return found
+
+    def pods(self, namespace: str, service: str, *, name: str = "millrace-server") -> list[Manifest]:
+        """Those that are not on their way out."""
+        return [pod for pod in self.all_pods(namespace, service, name=name) if "deletionTimestamp" not in pod["metadata"]]
 
     def _run(self, command: list[str], variables: Mapping[str, str], *, stdin: str | None = None) -> str:
         environment = {**os.environ, **variables, "KUBECONFIG": str(self.kubeconfig)}
@@ -97,8 +101,10 @@ def fresh_namespace(kube: Kube) -> Iterator[str]:
     name = f"e2e-{uuid.uuid4().hex[:6]}"
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
-    yield name
-    kube.kubectl("delete", "namespace", name, "--wait=false")
+    try:
+        yield name
+    finally:
+        kube.kubectl("delete", "namespace", name, "--wait=false")
 
 
 def wait_for(what: str, look: Callable[[], T | None], *, seconds: float, tell: Callable[[], object] = lambda: "") -> T:

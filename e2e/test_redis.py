@@ -12,9 +12,7 @@ OWN = {"type": "redis"}
 
 def redis_pods(kube: Kube, service: Service) -> list[Manifest]:
     """Those that answer, and are not on their way out."""
-    labels = f"app.kubernetes.io/name=millrace-redis,app.kubernetes.io/instance={service.name}"
-    items = kube.get("pods", "-n", service.namespace, "-l", labels)["items"]
-    return [item for item in items if "deletionTimestamp" not in item["metadata"] and _is_ready(item)]
+    return [pod for pod in kube.pods(service.namespace, service.name, name="millrace-redis") if _is_ready(pod)]
 
 
 def _is_ready(pod: Manifest) -> bool:

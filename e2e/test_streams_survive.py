@@ -15,8 +15,7 @@ PINNED, SPREAD = 4, 2
 
 def names(kube: Kube, service: Service) -> set[str]:
     """Of all pods, those on their way out among them."""
-    labels = f"app.kubernetes.io/name=millrace-server,app.kubernetes.io/instance={service.name}"
-    return {pod["metadata"]["name"] for pod in kube.get("pods", "-n", service.namespace, "-l", labels)["items"]}
+    return {pod["metadata"]["name"] for pod in kube.all_pods(service.namespace, service.name)}
 
 
 def youngest(pods: list[Manifest]) -> str:

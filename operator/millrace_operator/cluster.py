@@ -200,6 +200,7 @@ class Cluster:
                 live = await self._hand_over_replicas(live, path)
             if edits := renumberings(wish, live):
                 live = await self._write("PATCH", path, edits, content_type=JSON_PATCH)
+                self._wrote(wish["kind"], "patch")
             return await self._apply(path, _over(wish, live), manager=FIELD_MANAGER)
 
     async def create_secret(self, secret: Manifest) -> None:

@@ -108,7 +108,8 @@ class Metrics:
         self._registry.register(LoadGauges(figures))
 
     def wrote(self, kind: str, verb: str) -> None:
-        """`verb` is one of apply, scale, status, delete, create and patch; the last two are of Events."""
+        """`verb` is one of apply, scale, status, delete, create and patch; the last is of Events, of pods that
+        should go first, and of ports that somebody renumbered."""
         self._writes.labels(kind, verb).inc()
 
     def text(self) -> bytes:
