@@ -1,8 +1,8 @@
 """Work for a client that may leave: it ends when the client does."""
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable
+from typing import TypeVar
 
 from starlette.types import Receive
 
@@ -11,22 +11,24 @@ from millrace_server.errors import ClientLeft
 Result = TypeVar("Result")
 
 
-async def while_connected(receive: Receive, work: Coroutine[Any, Any, Result]) -> Result:
+async def while_connected(receive: Receive, work: Awaitable[Result]) -> Result:
     """The result of `work`, or ClientLeft once `work` is cancelled. The request's body must have been read."""
+    loop = asyncio.get_running_loop()
 
     async def departure() -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
+        presence.reschedule(loop.time())
 
-    working = asyncio.ensure_future(work)
-    watching = asyncio.ensure_future(departure())
+    watching: asyncio.Task[None] | None = None
     try:
-        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            working.cancel()
-            await asyncio.wait({working})
-            raise ClientLeft("the client left before its answer")
-        return working.result()
+        async with asyncio.timeout(None) as presence:
+            watching = loop.create_task(departure())
+            return await work
+    except TimeoutError:
+        if not presence.expired():
+            raise
+        raise ClientLeft("the client left before its answer") from None
     finally:
-        watching.cancel()
-        working.cancel()
+        if watching is not None:
+            watching.cancel()
