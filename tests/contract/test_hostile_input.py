@@ -303,8 +303,8 @@ HTTP: dict[str, Attack] = {
 }
 
 
-def leaving(*, requests: int = 1, **fields: object) -> Attack:
-    """Clients who ask and go away."""
+def leaving(*, requests: int = 4, **fields: object) -> Attack:
+    """Clients who ask and go away while some of them are computed: more run than the neighbours have."""
 
     def attack(hall: Hall) -> None:
         body = json.dumps(completion(max_tokens=400, ignore_eos=True, use_cache=False, **fields)).encode()

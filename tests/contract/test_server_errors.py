@@ -42,7 +42,7 @@ MISTAKES = [
     ("POST", CHAT, b'{"model": "other", "messages": [{"role": "user", "content": "a"}]}', 404, "model"),
     ("POST", CHAT, b'{"model": "tiny", "messages": [{"role": "user", "content": "a"}], "stream": true, "tools": [1]}', 400, "tools[0]"),
     ("POST", CHAT, b'{"model": "tiny", "messages": ' + b"[" * 19_000, 400, "messages[0]"),
-    ("POST", CHAT, b'{"model": "tiny", "metadata": ' + b"[" * 19_000, 400, None),
+    ("POST", CHAT, b'{"model": "tiny", "metadata": ' + b"[" * 19_000, 400, "metadata"),
     ("POST", COMPLETIONS, b'{"model": "tiny", "prompt": ""}', 400, "prompt"),
     ("POST", COMPLETIONS, b'{"model": "tiny", "prompt": "a", "temperature": NaN}', 400, None),
     ("POST", COMPLETIONS, b'{"model": "tiny", "prompt": ["a", 1]}', 400, "prompt"),

@@ -25,6 +25,7 @@ def api(control_plane: ControlPlane) -> Iterator[Api]:
     control_plane.kubectl("create", "namespace", namespace)
     result = Api(control_plane, namespace)
     yield result
+    result.clear()
     result.client.close()
     control_plane.kubectl("delete", "namespace", namespace, "--wait=false", "--ignore-not-found")
 
