@@ -78,7 +78,10 @@ struct Pairing {
   static constexpr int panels[MOST_ROWS] = {8, 6, 6, 6, 4, 4, 3, 3};
 
   template <int ROWS, int PANELS>
-  __attribute__((target("avx512bf16"))) static void sum(__m512 (&sums)[ROWS][PANELS], const bf16 *x, int64_t inputs, const bf16 *w) {
+  __attribute__((target("avx512bf16"))) static void sum(__m512 (&result)[ROWS][PANELS], const bf16 *x, int64_t inputs, const bf16 *w) {
+    // A function of another target than its caller's is not inlined: sums of the caller's would be written back to memory at every k.
+    __m512 sums[ROWS][PANELS];
+    memcpy(sums, result, sizeof sums);
     const int64_t pairs = inputs / 2;
     for (int64_t k = 0; k < pairs; k++) {
       __m512bh weights[PANELS];
@@ -97,6 +100,7 @@ struct Pairing {
         for (int p = 0; p < PANELS; p++) sums[m][p] = _mm512_dpbf16_ps(sums[m][p], factors, weights[p]);
       }
     }
+    memcpy(result, sums, sizeof sums);
   }
 };
 
